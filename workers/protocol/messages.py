@@ -1,0 +1,230 @@
+"""Every message between the front end and a child. One tagged struct each; the direction is in the heading."""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from workers.protocol.errors import WorkerErrorCode
+from workers.protocol.specs import JobSpec, SamplingParams, ServeSpec
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended, in OpenAI's words plus `cancelled` and `error`."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+# ---- front end -> worker ----
+
+
+class StartServing(Struct, frozen=True, kw_only=True, tag=True):
+    """The first frame to a serving worker: load this and answer `Loading`..., then `Ready` or `Failed`."""
+
+    spec: ServeSpec
+
+
+class Generate(Struct, frozen=True, kw_only=True, tag=True):
+    """Continue one prompt. `request_id` is unique among the live sequences of this worker."""
+
+    request_id: str
+    prompt_ids: list[int]
+    params: SamplingParams
+
+
+class Cancel(Struct, frozen=True, kw_only=True, tag=True):
+    """Forget a sequence, or, sent to a job, stop it. Unknown ids are ignored: it may have just finished."""
+
+    request_id: str
+
+
+class Stop(Struct, frozen=True, kw_only=True, tag=True):
+    """Exit with status 0 now; the front end has drained what it wanted to drain."""
+
+
+# ---- worker -> front end ----
+
+
+class Loading(Struct, frozen=True, kw_only=True, tag=True):
+    """Progress of a load: `phase` is one of reading, building, proving, allocating; bytes count weights."""
+
+    phase: str
+    bytes_done: int
+    bytes_total: int
+
+
+class ModelInfo(Struct, frozen=True, kw_only=True):
+    """What a loaded model turned out to be.
+
+    lane: packed, recurrent, compat or echo; lane_reason says why. memory is measured: `weight_bytes` are the tensors
+    of the model, `kv_cache_bytes` the page pool, `process_bytes` resident (CPU) or allocated (CUDA) bytes after load.
+    """
+
+    architecture: str
+    device: str
+    device_name: str
+    dtype: str
+    format: str
+    lane: str
+    lane_reason: str
+    vocab_size: int
+    max_model_len: int
+    eos_token_ids: list[int]
+    num_parameters: int
+    weight_bytes: int
+    kv_cache_bytes: int
+    kv_cache_tokens: int
+    process_bytes: int
+    load_s: float
+
+
+class Ready(Struct, frozen=True, kw_only=True, tag=True):
+    """The worker has proven its lane and accepts `Generate`."""
+
+    info: ModelInfo
+
+
+class Failed(Struct, frozen=True, kw_only=True, tag=True):
+    """The load or the job failed for a reason its user can read; the child exits after this."""
+
+    code: WorkerErrorCode
+    message: str
+
+
+class TokenLogprob(Struct, frozen=True, kw_only=True, array_like=True):
+    """One token's natural-log probability and its `top` alternatives, most likely first (may include itself)."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]] = []
+
+
+class RequestError(Struct, frozen=True, kw_only=True):
+    """Why one sequence ended with `finish_reason` error."""
+
+    code: WorkerErrorCode
+    message: str
+
+
+class SequenceUpdate(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one step did for one sequence.
+
+    token_ids: new tokens (a stop token is included, and then finish_reason is `stop`). logprobs: parallel to
+    token_ids. prompt_logprobs: sent once, with the first token or the end: one entry per prompt token, the first
+    None. scheduled_at_s: CLOCK_MONOTONIC seconds at which the sequence first entered a step, sent once.
+    """
+
+    request_id: str
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    finish_reason: FinishReason | None = None
+    error: RequestError | None = None
+    num_cached_tokens: int = 0
+    scheduled_at_s: float | None = None
+
+
+class StepStats(Struct, frozen=True, kw_only=True):
+    """The engine after one step; counts are of sequences, `*_tokens` of this step, `*_total` since the start."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_prefill_tokens: int = 0
+    num_decode_tokens: int = 0
+    kv_usage_ratio: float = 0.0
+    step_s: float = 0.0
+    preemptions_total: int = 0
+    prefix_hit_tokens_total: int = 0
+    process_bytes: int = 0
+
+
+class Step(Struct, frozen=True, kw_only=True, tag=True):
+    """One engine step: the heartbeat, and every sequence's news. Written by the engine loop itself."""
+
+    step: int
+    updates: list[SequenceUpdate]
+    stats: StepStats
+
+
+# ---- front end -> job, job -> front end ----
+
+
+class StartJob(Struct, frozen=True, kw_only=True, tag=True):
+    """The first frame to a job process; it answers `JobProgress`..., then `JobDone` or `Failed`, and exits."""
+
+    spec: JobSpec
+
+
+class JobProgress(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    """One step forward of a job. `done` of `total` units (layers or bytes), `seconds` spent on this unit.
+
+    error: relative output or weight error of the unit that was just compressed, where there is one.
+    """
+
+    phase: str
+    done: int
+    total: int
+    unit: str = ""
+    error: float | None = None
+    seconds: float = 0.0
+    eta_s: float | None = None
+    rss_bytes: int = 0
+
+
+class BaseInfo(Struct, frozen=True, kw_only=True):
+    """Result of an `InspectSpec`: what the files say, before any weight is read.
+
+    weight_bytes: sum over the safetensors headers. quantization: `quant_method` of config.json or None.
+    files: name -> (bytes, mtime in ns). fingerprint: SHA-256 over names, sizes, headers and config.
+    """
+
+    path: str
+    architecture: str
+    model_type: str
+    dtype: str
+    num_parameters: int
+    num_layers: int
+    weight_bytes: int
+    max_model_len: int
+    vocab_size: int
+    quantization: str | None
+    has_chat_template: bool
+    files: dict[str, tuple[int, int]]
+    fingerprint: str
+
+
+class CompressResult(Struct, frozen=True, kw_only=True):
+    """Result of a `CompressSpec`: bytes on disk, which modules were compressed, which were kept and why."""
+
+    weight_bytes: int
+    disk_bytes: int
+    num_compressed: int
+    kept: dict[str, str]
+    bits: int
+    format: str
+    mean_error: float
+
+
+class VerifyResult(Struct, frozen=True, kw_only=True):
+    """Result of a `VerifySpec`: KL(base || variant) in nats per token and the greedy top-1 agreement in 0..1."""
+
+    kl_mean: float
+    kl_max: float
+    top1_agreement: float
+    num_tokens: int
+
+
+class JobDone(Struct, frozen=True, kw_only=True, tag=True):
+    """The job has finished; exactly one field is set, the one that belongs to the spec's kind."""
+
+    base: BaseInfo | None = None
+    compressed: CompressResult | None = None
+    verified: VerifyResult | None = None
+
+
+ToWorker = StartServing | Generate | Cancel | Stop
+FromWorker = Loading | Ready | Failed | Step
+ToJob = StartJob | Cancel | Stop
+FromJob = JobProgress | JobDone | Failed

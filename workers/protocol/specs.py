@@ -1,0 +1,120 @@
+"""What a child is asked to do: sampling parameters, the model to serve, the job to run.
+
+Plain values only (no tensor, no dtype object, no callable), so that a spec means the same on both sides.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+DtypeName = Literal["auto", "fp32", "bf16", "fp16"]
+MAX_TOP_LOGPROBS = 20
+
+
+class SamplingParams(Struct, frozen=True, kw_only=True):
+    """How one sequence picks its tokens. Every field has been validated by the front end and is again by the worker.
+
+    temperature 0 is greedy. top_k 0, top_p 1, min_p 0 and penalties at their neutral value are off.
+    seed: 64-bit; the same seed gives the same text alone, in any batch and after preemption.
+    logprobs, prompt_logprobs: how many alternatives to report per token (0 = the chosen one only, None = off).
+    """
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    seed: int = 0
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+
+class EchoSpec(Struct, frozen=True, kw_only=True):
+    """A deterministic stand-in model for load tests: it repeats the prompt's tokens at a settable speed.
+
+    ttft_s, itl_s: seconds slept in the first and in every later step of a sequence.
+    """
+
+    vocab_size: int = 512
+    ttft_s: float = 0.0
+    itl_s: float = 0.0
+
+
+class ServeSpec(Struct, frozen=True, kw_only=True, tag=True):
+    """One variant to load and serve.
+
+    path: local folder with safetensors, config.json and tokenizer.json. device: "auto", "cpu", "cuda", "cuda:0".
+    dtype: of weights and activations that are not quantized; "auto" takes the checkpoint's, where the device runs
+    it fast. max_model_len: tokens per sequence, None = the model's own. kv_cache_bytes: None = a share of what is
+    free. num_threads: torch intra-op threads, None = torch's own choice. lane: "auto" proves the packed lane at load.
+    verdict_dir: where lane verdicts are cached, None = not cached. echo: serve the stand-in model and ignore `path`.
+    """
+
+    variant: str
+    path: str
+    device: str = "auto"
+    dtype: DtypeName = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 2048
+    kv_cache_bytes: int | None = None
+    num_threads: int | None = None
+    lane: Literal["auto", "packed", "compat"] = "auto"
+    verdict_dir: str | None = None
+    echo: EchoSpec | None = None
+
+
+class InspectSpec(Struct, frozen=True, kw_only=True, tag=True):
+    """Look at a base model before anything is read: safety, size, limits; fetch it from the hub if asked.
+
+    Exactly one of `path` (a local folder) and `hub_id` (with optional `revision`) is set. `target_dir` receives a
+    download, and a converted tokenizer.json where the folder has only a slow tokenizer.
+    """
+
+    path: str | None = None
+    hub_id: str | None = None
+    revision: str | None = None
+    target_dir: str
+
+
+class CompressSpec(Struct, frozen=True, kw_only=True, tag=True):
+    """One compression: base folder in, complete variant folder out (in staging; the front end publishes it).
+
+    skip: glob patterns of module names that stay as they are. seed: of everything random in the job.
+    """
+
+    base_path: str
+    output_dir: str
+    base: str
+    variant: str
+    method: str
+    device: str = "auto"
+    skip: tuple[str, ...] = ()
+    seed: int = 0
+    num_threads: int | None = None
+
+
+class VerifySpec(Struct, frozen=True, kw_only=True, tag=True):
+    """Load a staged variant in a fresh process and prove that it works before it is published.
+
+    Checks every file's hash, generates `num_tokens` greedy tokens from `prompt_ids`, requires finite logits and a
+    mean KL divergence to the base of at most `max_kl` nats over `text_ids`.
+    """
+
+    variant_dir: str
+    base_path: str
+    text_ids: tuple[int, ...]
+    num_tokens: int = 16
+    max_kl: float
+    device: str = "auto"
+    num_threads: int | None = None
+
+
+JobSpec = InspectSpec | CompressSpec | VerifySpec
