@@ -1,0 +1,46 @@
+"""Every knob of the server, read once in `app.__main__` and passed down; no other module reads the environment.
+
+Environment names are `SLIMSERVE_` plus the field's name in capitals; docs/settings.md lists them all.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def default_data_dir() -> Path:
+    """Where state lives unless told otherwise: the XDG data folder of the user."""
+    return Path.home() / ".local" / "share" / "slimserve"
+
+
+class Settings(BaseSettings):
+    """One field per knob: default, unit in the name, bounds."""
+
+    model_config = SettingsConfigDict(env_prefix="SLIMSERVE_", frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 picks a free one.")
+    data_dir: Path = Field(default_factory=default_data_dir, description="Folder of the database, bases and variants.")
+    models_dirs: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="Folders, separated by ':', below which local models may be loaded."
+    )
+    api_keys: Annotated[tuple[str, ...], NoDecode] = Field((), description="Keys, separated by ','; none means open.")
+    insecure_no_auth: bool = Field(False, description="Allow a public address without keys.")
+    device: str = Field("auto", description="Device of workers and jobs that name none: auto, cpu, cuda, cuda:N.")
+    num_threads: int | None = Field(
+        None, ge=1, le=1024, description="torch threads per worker; none lets torch choose."
+    )
+    max_body_bytes: int = Field(4 * 2**20, ge=1024, le=2**30, description="Largest request body.")
+    max_num_seqs: int = Field(64, ge=1, le=4096, description="Sequences that run at once, per variant.")
+    max_queue: int = Field(256, ge=1, le=100_000, description="Requests admitted at once, per variant.")
+    queue_timeout_s: float = Field(60, gt=0, le=3600, description="Longest wait for a place in a step.")
+    request_timeout_s: float = Field(600, gt=0, le=86_400, description="Longest life of one request.")
+    first_token_wait_s: float = Field(10, gt=0, le=120, description="Wait for a first token before the 200 is sent.")
+    ping_interval_s: float = Field(15, gt=0, le=300, description="Silence after which a stream gets a comment ping.")
+    step_timeout_s: float = Field(180, gt=0, le=3600, description="A busy worker without a step for this long is hung.")
+    load_timeout_s: float = Field(300, gt=0, le=86_400, description="A loading worker without progress for this long.")
+    drain_timeout_s: float = Field(30, ge=0, le=3600, description="Time that running requests get at a stop or unload.")
+    strict_params: bool = Field(False, description="Refuse unknown body fields instead of naming them in a header.")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level that is logged.")
