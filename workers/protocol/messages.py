@@ -35,7 +35,10 @@ class Generate(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Cancel(Struct, frozen=True, kw_only=True, tag=True):
-    """Forget a sequence, or, sent to a job, stop it. Unknown ids are ignored: it may have just finished."""
+    """Forget a sequence, or, sent to a job, stop it. Unknown ids are ignored: it may have just finished.
+
+    A sequence that was alive answers with one last update, finish_reason `cancelled`: its pages are free then.
+    """
 
     request_id: str
 
