@@ -1,0 +1,1 @@
+"""What the product decides: which variants there are, who serves them, what a request or a job does next."""

@@ -1,0 +1,102 @@
+"""What a variant is: its states, the legal moves between them, and the record that the rest of the product sees."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Literal
+
+from app.supervisor.worker import Worker
+from workers.protocol.messages import ModelInfo
+
+VariantKind = Literal["cast", "compressed", "echo"]
+CAST_METHODS: Final = ("fp32", "bf16", "fp16")
+
+
+class VariantState(StrEnum):
+    """Where a variant stands; only `ready` takes requests."""
+
+    REGISTERED = "registered"
+    LOADING = "loading"
+    READY = "ready"
+    RESTARTING = "restarting"
+    UNLOADING = "unloading"
+    FAILED = "failed"
+
+
+_NEXT: Final[dict[VariantState, frozenset[VariantState]]] = {
+    VariantState.REGISTERED: frozenset({VariantState.LOADING}),
+    VariantState.LOADING: frozenset({VariantState.READY, VariantState.FAILED, VariantState.UNLOADING}),
+    VariantState.READY: frozenset({VariantState.RESTARTING, VariantState.FAILED, VariantState.UNLOADING}),
+    VariantState.RESTARTING: frozenset({VariantState.READY, VariantState.FAILED, VariantState.UNLOADING}),
+    VariantState.UNLOADING: frozenset({VariantState.REGISTERED}),
+    VariantState.FAILED: frozenset({VariantState.LOADING, VariantState.UNLOADING}),
+}
+
+
+class IllegalMove(Exception):
+    """Our own mistake: the code tried a move that the table does not have."""
+
+
+def move(now: VariantState, then: VariantState) -> VariantState:
+    """The new state. Raises IllegalMove if the table has no such step."""
+    if then not in _NEXT[now]:
+        raise IllegalMove(f"{now} -> {then}")
+    return then
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """How near a variant is to its base, measured before it was published: nats per token, share of equal tokens."""
+
+    kl_mean: float
+    top1_agreement: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A snapshot of one variant: what it is, how it is doing, what it costs.
+
+    id: `<base>/<name>`. method: how it was made (`int8`), or the dtype of a cast. folder: tokenizer.json, chat
+    template and config.json. info: what the running worker reported, None while nothing is loaded. estimated_bytes:
+    what a load is expected to take; bytes_on_disk: its files, 0 for a cast, which has none of its own. running,
+    waiting: sequences right now.
+    """
+
+    id: str
+    base: str
+    method: str
+    kind: VariantKind
+    created: int
+    state: VariantState
+    reason: str | None
+    folder: Path
+    architecture: str
+    num_parameters: int
+    max_model_len: int
+    format: str
+    bits: int
+    bytes_on_disk: int
+    estimated_bytes: int
+    info: ModelInfo | None = None
+    restarts: int = 0
+    running: int = 0
+    waiting: int = 0
+    quality: Quality | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A variant that is ready now, and the process to ask."""
+
+    variant: Variant
+    worker: Worker
+
+    @property
+    def folder(self) -> Path:
+        """Where tokenizer.json, the chat template and config.json lie."""
+        return self.variant.folder
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the running worker reported."""
+        return self.worker.info
