@@ -4,10 +4,21 @@ Environment names are `SLIMSERVE_` plus the field's name in capitals; docs/setti
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+ENV_PREFIX = "SLIMSERVE_"
+# Read by the command line's clients and by the tests, not by the server.
+_NAMES_OF_CLIENTS = frozenset({"url", "api_key"})
+_PREFIX_OF_TESTS = "test_"
 
 
 def default_data_dir() -> Path:
@@ -15,10 +26,31 @@ def default_data_dir() -> Path:
     return Path.home() / ".local" / "share" / "slimserve"
 
 
+class UnknownSetting(ValueError):
+    """An environment variable looks like one of ours and is none."""
+
+
+class _StrictEnvironment(EnvSettingsSource):
+    """The environment, in which a misspelt name is an error and not a knob that silently does nothing."""
+
+    def __call__(self) -> dict[str, Any]:
+        prefix = ENV_PREFIX.lower()
+        ours = {name.removeprefix(prefix) for name in self.env_vars if name.startswith(prefix)}
+        unknown = sorted(
+            name
+            for name in ours - set(self.settings_cls.model_fields) - _NAMES_OF_CLIENTS
+            if not name.startswith(_PREFIX_OF_TESTS)
+        )
+        if unknown:
+            names = ", ".join(f"{ENV_PREFIX}{name.upper()}" for name in unknown)
+            raise UnknownSetting(f"{names}: no such setting; docs/settings.md lists them all")
+        return super().__call__()
+
+
 class Settings(BaseSettings):
     """One field per knob: default, unit in the name, bounds."""
 
-    model_config = SettingsConfigDict(env_prefix="SLIMSERVE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 picks a free one.")
@@ -44,3 +76,30 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(30, ge=0, le=3600, description="Time that running requests get at a stop or unload.")
     strict_params: bool = Field(False, description="Refuse unknown body fields instead of naming them in a header.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level that is logged.")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _expand_home(cls, folder: Path) -> Path:
+        return folder.expanduser()
+
+    @field_validator("models_dirs", mode="before")
+    @classmethod
+    def _split_folders(cls, value: object) -> object:
+        return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment; no files."""
+        return init_settings, _StrictEnvironment(settings_cls)
