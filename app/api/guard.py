@@ -1,0 +1,157 @@
+"""The outermost wall: request ids, hosts, origins, keys and body sizes, and the last handler of all.
+
+Pure ASGI, and it reads `scope["path"]` only: a middleware that rebuilds URLs can be made to see another path.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import re
+import secrets
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.body import IGNORED_FIELDS
+from app.api.handlers import error_response
+from app.errors import ApiError, ContentTooLarge, Forbidden, Internal, InvalidRequest, Unauthorized
+from app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# The scope's key of the asyncio transport, for a reader that must be cut off; None under other servers.
+TRANSPORT: Final = "slimserve.transport"
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_HOST: Final = re.compile(r"(?:\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::\d{1,5})?")
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Guard:
+    """Middleware that lets a request in or answers it, and stamps every answer with x-request-id."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._max_body_bytes = settings.max_body_bytes
+        self._key_hashes = [hashlib.sha256(key.encode()).digest() for key in settings.api_keys]
+        # A page from elsewhere can point its own host name at this machine; a browser then sends Origin and Host alike.
+        self._only_loopback_origins = not settings.api_keys and _is_loopback(settings.host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection; everything but HTTP passes untouched."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # uvicorn's receive is a method of the cycle that holds the socket's transport
+        scope[TRANSPORT] = getattr(getattr(receive, "__self__", None), "transport", None)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        answer = _Answer(scope, send, headers.get("x-request-id", ""))
+        try:
+            self._check(scope, headers)
+            await self._app(scope, _LimitedBody(receive, self._max_body_bytes), answer.send)
+        except ApiError as error:
+            await answer.error(error)
+        except ClientDisconnect:
+            logger.debug("the client left before its body was read", extra={"request_id": answer.request_id})
+        except Exception:  # the last handler: whatever this was, the client gets an answer and the log a traceback
+            logger.exception("unexpected error", extra={"request_id": answer.request_id})
+            await answer.error(Internal("The server failed on this request; its log has the details."))
+
+    def _check(self, scope: Scope, headers: dict[str, str]) -> None:
+        host = headers.get("host", "")
+        if (host or scope["http_version"] == "1.1") and not _HOST.fullmatch(host):
+            raise InvalidRequest("The Host header is missing or malformed.", code="invalid_host")
+        if scope["method"] not in SAFE_METHODS and "origin" in headers:
+            self._check_origin(headers["origin"], host)
+        if scope["path"] not in OPEN_PATHS and self._key_hashes:
+            self._check_key(headers.get("authorization", ""))
+        length = headers.get("content-length", "0")
+        if length.isascii() and length.isdigit() and int(length[:20]) > self._max_body_bytes:
+            raise _too_large(self._max_body_bytes)
+
+    def _check_origin(self, origin: str, host: str) -> None:
+        is_same = origin.partition("://")[2].lower() == host.lower()
+        if not is_same or (self._only_loopback_origins and not _is_loopback(_without_port(host))):
+            raise Forbidden("Pages of another origin may not call this server.", code="origin_not_allowed")
+
+    def _check_key(self, authorization: str) -> None:
+        scheme, _, key = authorization.partition(" ")
+        given = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+        # all are compared, so that the time does not tell which one was near
+        matches = [hmac.compare_digest(given, known) for known in self._key_hashes]
+        if scheme.lower() != "bearer" or not any(matches):
+            raise Unauthorized(
+                "Incorrect API key provided; send 'Authorization: Bearer <key>'.",
+                headers={"www-authenticate": "Bearer"},
+            )
+
+
+class _Answer:
+    """The way back: adds the headers that every answer has, and knows whether a status was already sent."""
+
+    def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
+        self._scope = scope
+        self._send = send
+        self._has_started = False
+        self.request_id = request_id if _REQUEST_ID.fullmatch(request_id) else f"req-{secrets.token_hex(12)}"
+        scope["slimserve.request_id"] = self.request_id
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._has_started = True
+            self._add_headers(message)
+        await self._send(message)
+
+    def _add_headers(self, message: MutableMapping[str, Any]) -> None:
+        headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+        if IGNORED_FIELDS in self._scope:
+            headers.append((b"x-slimserve-ignored", self._scope[IGNORED_FIELDS].encode()))
+        message["headers"] = headers
+
+    async def error(self, error: ApiError) -> None:
+        """Answer with an error, unless the answer is already on its way: then the connection just ends."""
+        if self._has_started:
+            return
+        if error.status == ContentTooLarge.status:
+            error.headers["connection"] = "close"
+        response = error_response(error)
+        await self.send(
+            {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+        )
+        await self.send({"type": "http.response.body", "body": response.body})
+
+
+class _LimitedBody:
+    """A `receive` that counts: a body without Content-Length must end before the limit as well."""
+
+    def __init__(self, receive: Receive, limit_bytes: int) -> None:
+        self._receive = receive
+        self._left_bytes = limit_bytes
+        self._limit_bytes = limit_bytes
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._left_bytes -= len(message.get("body", b""))
+        if self._left_bytes < 0:
+            raise _too_large(self._limit_bytes)
+        return message
+
+
+def _too_large(limit_bytes: int) -> ContentTooLarge:
+    return ContentTooLarge(f"The body is larger than the {limit_bytes} bytes that this server takes.")
+
+
+def _without_port(host: str) -> str:
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

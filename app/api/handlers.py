@@ -1,0 +1,63 @@
+"""Every failure as OpenAI's error object, whatever raised it and wherever."""
+
+from typing import Final
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from app.api.validation import clip
+from app.errors import ApiError, InvalidRequest
+
+_encode = msgspec.json.Encoder().encode
+_JSON: Final = "application/json"
+
+
+def error_response(error: ApiError) -> Response:
+    """The answer for one error of our tree."""
+    return Response(_encode(error.body()), error.status, headers=error.headers, media_type=_JSON)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Register the handlers; what none of them knows reaches the guard, which logs it and answers 500."""
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(RequestValidationError, _parameter_error)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_response(error)
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    method, path = request.method, clip(request.scope["path"])
+    if error.status_code == 404:
+        return _plain(404, f"Invalid URL ({method} {path})", None)
+    if error.status_code == 405:
+        message = f"Not allowed to {method} on {path}."
+        return _plain(405, message, "method_not_supported", dict(error.headers or {}))
+    return _plain(error.status_code, "The request was not understood.", "invalid_request")
+
+
+async def _parameter_error(request: Request, error: Exception) -> Response:
+    """Path and query parameters, which FastAPI checks itself."""
+    assert isinstance(error, RequestValidationError)
+    loc = [str(step) for step in error.errors()[0]["loc"][1:]]
+    param = clip(".".join(loc)) or None
+    return error_response(InvalidRequest(f"Invalid '{param}' in the URL.", code="invalid_value", param=param))
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:
+    """Nobody reads this; 499 is what access logs are used to."""
+    return Response(status_code=499)
+
+
+def _plain(status: int, message: str, code: str | None, headers: dict[str, str] | None = None) -> Response:
+    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
+    return Response(_encode(body), status, headers=headers, media_type=_JSON)

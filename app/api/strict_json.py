@@ -1,0 +1,84 @@
+"""JSON as RFC 8259 has it: no NaN, no byte order mark, no duplicate keys, no bottomless nesting, no lone surrogates."""
+
+import json
+import re
+from typing import Any, Final, NoReturn
+
+from app.errors import InvalidRequest
+
+MAX_DEPTH: Final = 64
+_STRING: Final = re.compile(rb'"(?:[^"\\]+|\\.)*"', re.DOTALL)
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_BRACES_TO_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
+_SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def parse_json(data: bytes) -> Any:
+    """The value. Raises InvalidRequest with code invalid_json, json_too_deep or invalid_unicode."""
+    if nests_deeper_than(data, MAX_DEPTH):
+        raise InvalidRequest(f"The JSON body is nested more than {MAX_DEPTH} levels deep.", code="json_too_deep")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _invalid(f"byte {error.start} is not valid UTF-8") from error
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise _invalid(f"line {error.lineno}, column {error.colno}") from error
+    except ValueError as error:
+        raise _invalid("a number has too many digits") from error
+    except RecursionError as error:
+        raise InvalidRequest("The JSON body is nested too deep.", code="json_too_deep") from error
+    if _SURROGATE_ESCAPE.search(data):
+        _refuse_surrogates(value, "")
+    return value
+
+
+def nests_deeper_than(data: bytes, limit: int) -> bool:
+    """True if brackets nest deeper than `limit`; brackets inside strings do not count.
+
+    Takes one innermost level away per pass, so that a hostile body of megabytes costs a few passes in C.
+    """
+    if data.count(b"[") + data.count(b"{") <= limit:
+        return False
+    brackets = _STRING.sub(b"", data).translate(_BRACES_TO_BRACKETS, delete=_NOT_BRACKETS)
+    for _ in range(limit):
+        shallower = brackets.replace(b"[]", b"")
+        if len(shallower) == len(brackets):
+            return brackets.count(b"[") > limit
+        brackets = shallower
+    return b"[]" in brackets
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise _invalid("an object has the same key twice")
+    return result
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _invalid(f"{name} is not a JSON value")
+
+
+def _invalid(detail: str) -> InvalidRequest:
+    return InvalidRequest(f"The body is not valid JSON: {detail}.", code="invalid_json")
+
+
+def _refuse_surrogates(value: Any, path: str) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(
+                "A string holds half of a surrogate pair, which is no character.",
+                code="invalid_unicode",
+                param=path or None,
+            ) from error
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_surrogates(key, path)
+            _refuse_surrogates(item, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_surrogates(item, f"{path}[{index}]")

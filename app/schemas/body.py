@@ -1,0 +1,35 @@
+"""The two kinds of request bodies: our own, which refuse what they do not know, and OpenAI's, which name it."""
+
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict
+
+
+class OwnBody(BaseModel):
+    """A body of our own design: an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class OpenAIBody(BaseModel):
+    """A body that OpenAI defines: unknown fields are kept in `model_extra`, to be named to the client.
+
+    unsupported: fields of OpenAI's or vLLM's that we know and do not have; the text tells the way out. They are
+    refused by name unless their value asks for nothing (null or an empty list).
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, hide_input_in_errors=True)
+
+    unsupported: ClassVar[dict[str, str]] = {}
+
+    @classmethod
+    def first_unsupported(cls, raw: dict[str, Any]) -> tuple[str, str] | None:
+        """The first field of the raw body that we know but do not have, and what to do instead."""
+        for name, way_out in cls.unsupported.items():
+            if raw.get(name) not in (None, [], {}, False):
+                return name, way_out
+        return None
+
+    def unknown_fields(self: Self) -> list[str]:
+        """Names that no field of this body has."""
+        return list(self.model_extra or ())

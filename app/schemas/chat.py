@@ -1,0 +1,186 @@
+"""Body of POST /v1/chat/completions."""
+
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from app.schemas.body import OpenAIBody
+from app.schemas.sampling import (
+    MAX_TOKENS_FIELD,
+    SamplingFields,
+    StreamOptions,
+    broken_rule,
+    check_stream_fields,
+    text_or_list,
+)
+from workers.protocol.specs import MAX_TOP_LOGPROBS
+
+MAX_MESSAGES: Final = 2048
+MAX_PARTS: Final = 256
+MAX_SWITCH_CHARS: Final = 256
+# Switches that published chat templates read; a name beside these could overwrite what the renderer itself passes.
+TEMPLATE_SWITCHES: Final = frozenset(
+    {"enable_thinking", "thinking", "thinking_budget", "reasoning_effort", "preserve_thinking", "date_string"}
+)
+
+_strict = ConfigDict(extra="ignore", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class TextPart(BaseModel):
+    """One part of a message's content."""
+
+    model_config = _strict
+
+    type: Annotated[str, Field(max_length=64)]
+    text: str = ""
+
+    @model_validator(mode="after")
+    def _only_text(self) -> Self:
+        if self.type != "text":
+            raise broken_rule("unsupported_content", "Only parts of type 'text' are supported")
+        if "text" not in self.model_fields_set:
+            raise broken_rule("missing_required_parameter", "A part of type 'text' needs one", param="text")
+        return self
+
+
+class FunctionCall(BaseModel):
+    """Which function the assistant called, as it was answered earlier."""
+
+    model_config = _strict
+
+    name: str = Field(min_length=1, max_length=256)
+    arguments: str = "{}"
+
+
+class ToolCall(BaseModel):
+    """One call in an assistant's earlier message."""
+
+    model_config = _strict
+
+    id: str = Field(max_length=256)
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+Content = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS), Tag("<list>")],
+    Discriminator(text_or_list),
+]
+
+
+class Message(BaseModel):
+    """One turn of the conversation."""
+
+    model_config = _strict
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    name: str | None = Field(None, max_length=256)
+    tool_calls: list[ToolCall] | None = Field(None, max_length=128)
+    tool_call_id: str | None = Field(None, max_length=256)
+
+    @model_validator(mode="after")
+    def _has_content(self) -> Self:
+        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+            raise broken_rule("missing_required_parameter", "A message needs one", param="content")
+        return self
+
+    def for_template(self) -> dict[str, Any]:
+        """The message as chat templates expect it: content one string, absent fields absent."""
+        message: dict[str, Any] = {"role": self.role, "content": self.text()}
+        if self.name is not None:
+            message["name"] = self.name
+        if self.tool_calls:
+            message["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            message["tool_call_id"] = self.tool_call_id
+        return message
+
+    def text(self) -> str:
+        """The content as one string; parts are separate lines."""
+        if self.content is None:
+            return ""
+        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+
+
+class ResponseFormat(BaseModel):
+    """The shape that the answer must have; plain text is the only one that needs nothing."""
+
+    model_config = _strict
+
+    type: Literal["text", "json_object", "json_schema"]
+
+    @model_validator(mode="after")
+    def _only_text(self) -> Self:
+        if self.type != "text":
+            raise broken_rule("unsupported_parameter", "Only the response format 'text' is supported")
+        return self
+
+
+def _allowed_switches(switches: dict[str, Any]) -> dict[str, Any]:
+    for name, value in switches.items():
+        if name not in TEMPLATE_SWITCHES:
+            raise broken_rule(
+                "unsupported_parameter", f"Only these are passed on: {', '.join(sorted(TEMPLATE_SWITCHES))}"
+            )
+        if not isinstance(value, bool | int | float | str | None) or len(str(value)) > MAX_SWITCH_CHARS:
+            raise broken_rule("invalid_type", "Values must be short scalars", param=name)
+    return switches
+
+
+Switches = Annotated[dict[str, Any], AfterValidator(_allowed_switches)]
+
+
+class ChatRequest(SamplingFields, OpenAIBody):
+    """POST /v1/chat/completions; user, metadata, store and their kin are accepted and have no effect."""
+
+    unsupported: ClassVar[dict[str, str]] = {
+        "tools": "this server does not call tools; describe them in a message",
+        "functions": "this server does not call functions; describe them in a message",
+        "function_call": "this server does not call functions",
+        "audio": "this server speaks text only",
+        "prediction": "leave it out",
+        "web_search_options": "this server does not search the web",
+        "chat_template": "templates come from the model's own folder only",
+        "documents": "put the documents into a message",
+    }
+
+    model: str
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS_FIELD)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS_FIELD)
+    stream_options: StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    response_format: ResponseFormat | None = None
+    tool_choice: Any = None
+    modalities: list[str] | None = Field(None, max_length=8)
+    parallel_tool_calls: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: Switches | None = None
+    user: Any = None
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        check_stream_fields(self, self.stream_options)
+        if self.top_logprobs is not None and not self.logprobs:
+            raise broken_rule("invalid_value", "'top_logprobs' needs 'logprobs': true", param="top_logprobs")
+        if self.tool_choice not in (None, "none", "auto"):
+            raise broken_rule(
+                "unsupported_parameter", "'tool_choice' needs tools, which are not supported", param="tool_choice"
+            )
+        if self.modalities not in (None, [], ["text"]):
+            raise broken_rule("unsupported_parameter", "The only modality is 'text'", param="modalities")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise broken_rule(
+                "invalid_value",
+                "It excludes 'add_generation_prompt'; leave one of them out",
+                param="continue_final_message",
+            )
+        return self
