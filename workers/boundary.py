@@ -29,7 +29,7 @@ _CODE_OF_ERRNO = {
 }
 
 _MESSAGE_OF_CODE = {
-    WorkerErrorCode.INSUFFICIENT_MEMORY: "the device ran out of memory; use a smaller variant, fewer or shorter requests",
+    WorkerErrorCode.INSUFFICIENT_MEMORY: "the device ran out of memory; use a smaller variant or shorter requests",
     WorkerErrorCode.DISK_FULL: "the disk is full; free space and try again",
     WorkerErrorCode.VARIANT_CORRUPT: "reading the files of the model failed; check the disk and fetch the model again",
     WorkerErrorCode.INTERNAL: "an unexpected error; the server's log has the details",
@@ -45,9 +45,10 @@ class Failure:
     is_fatal: bool = False
 
 
-def attempt(action: Callable[[], T], *, what: str) -> T | Failure:
+def attempt(action: Callable[[], T], *, what: str, is_retried: bool = False) -> T | Failure:
     """The action's result, or why there is none. `what` names the action in the log and holds no user text.
 
+    is_retried: the caller will try again in parts; the traceback is left to the part that fails for good.
     The end of the socket is not a failure of the action: OSErrors of a connection pass through.
     """
     try:
@@ -59,7 +60,10 @@ def attempt(action: Callable[[], T], *, what: str) -> T | Failure:
         raise
     except Exception as error:
         code = failure_code(error)
-        logger.exception("%s failed: %s", what, code.value)
+        if is_retried:
+            logger.warning("%s failed: %s (%s); trying its parts", what, code.value, type(error).__name__)
+        else:
+            logger.exception("%s failed: %s", what, code.value)
         return Failure(code=code, message=_MESSAGE_OF_CODE[code], is_fatal=is_device_lost(error))
 
 

@@ -11,6 +11,8 @@ from collections.abc import MutableMapping
 
 _PR_SET_PDEATHSIG = 1
 _SECRET_WORDS = ("KEY", "SECRET", "PASSWORD", "PASSWD", "TOKEN", "CREDENTIAL")
+# No secrets, or, for the hub's token, given on purpose and only to the job that downloads.
+_NOT_SCRUBBED = frozenset({"HF_TOKEN", "HF_TOKEN_PATH", "TOKENIZERS_PARALLELISM"})
 
 
 def adopt_socket(fd: int) -> socket.socket:
@@ -49,10 +51,10 @@ def quiet_signals() -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
-def scrub_environment(environ: MutableMapping[str, str], *, keep: frozenset[str] = frozenset()) -> None:
+def scrub_environment(environ: MutableMapping[str, str]) -> None:
     """Remove variables that look like secrets, so that no library of this process can leak them."""
     for name in list(environ):
-        if name not in keep and any(word in name.upper() for word in _SECRET_WORDS):
+        if name not in _NOT_SCRUBBED and any(word in name.upper() for word in _SECRET_WORDS):
             del environ[name]
 
 
@@ -63,11 +65,11 @@ def log_to_stderr() -> None:
     )
 
 
-def prepare(fd: int, *, keep: frozenset[str] = frozenset()) -> socket.socket:
+def prepare(fd: int) -> socket.socket:
     """All of the above, in order. Returns the socket to the front end."""
     log_to_stderr()
     quiet_signals()
-    scrub_environment(os.environ, keep=keep)
+    scrub_environment(os.environ)
     sock = adopt_socket(fd)
     die_with_parent(sock)
     return sock
