@@ -30,7 +30,7 @@ demo: $(RUNTIME) ## Serve, chat, quantize to int8, compare; leaves the server ru
 
 .PHONY: stop
 stop: ## Stop the server that `make demo` left running.
-	@$(BIN)/slimserve demo --stop
+	@if [ -x $(BIN)/slimserve ]; then $(BIN)/slimserve demo --stop; fi
 
 .PHONY: test
 test: check ## Set up, check, and run every test (SLIMSERVE_TEST_MODELS=folder adds the trained models).

@@ -1,0 +1,20 @@
+"""The curl lines that `serve` and `demo` print for a first try."""
+
+import json
+import shlex
+
+
+def curl_lines(url: str, model: str) -> list[str]:
+    """Commands that a user can paste: a streamed chat, the variants."""
+    body = json.dumps(
+        {
+            "model": model,
+            "messages": [{"role": "user", "content": "Tell me a story about a cat."}],
+            "max_tokens": 100,
+            "stream": True,
+        }
+    )
+    return [
+        f"curl -N {url}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(body)}",
+        f"curl {url}/v1/variants",
+    ]

@@ -1,0 +1,122 @@
+"""`slimserve load`, `unload`, `list` and `ps`: which variants there are, and which of them are served."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from app.cli.options import JsonOption, client_of
+from app.cli.terminal import console, in_bytes, in_digits, note, say, write_json
+
+ModelArgument = Annotated[
+    str, typer.Argument(help="A variant (name/int8), a base name, a local model folder, or an id on the hub.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command()(load)
+    app.command()(unload)
+    app.command("list")(list_variants)
+    app.command("ps")(list_served)
+
+
+def load(
+    ctx: typer.Context,
+    model: ModelArgument,
+    name: Annotated[str | None, typer.Option(help="Name of a new base.", show_default="from the model")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.", show_default="main")] = None,
+    dtype: Annotated[str, typer.Option(help="Number type of what is not compressed: auto, fp32, bf16, fp16.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="the server's --device")
+    ] = None,
+    max_model_len: Annotated[
+        int | None, typer.Option(min=1, help="Longest sequence, in tokens.", show_default="the model's own")
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return at once; `slimserve ps` shows the state.")] = False,
+) -> None:
+    """Load a model into a worker process of its own.
+
+    A new model is registered as a base first. Its memory need is estimated before anything is read; if it does not
+    fit, nothing is loaded.
+    """
+    body = {
+        "model": model,
+        "name": name,
+        "revision": revision,
+        "dtype": dtype,
+        "device": device,
+        "max_model_len": max_model_len,
+        "wait": not no_wait,
+    }
+    with console(stderr=True).status(f"loading {model}"):
+        variant = client_of(ctx).post("/v1/load", body)
+    say(describe(variant))
+
+
+def unload(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="The variant to stop serving.")],
+    force: Annotated[bool, typer.Option("--force", help="Cut running requests off; else they may finish.")] = False,
+) -> None:
+    """Stop the worker of a variant; returns when its memory is free again."""
+    with console(stderr=True).status(f"unloading {model}"):
+        variant = client_of(ctx).post("/v1/unload", {"model": model, "wait": True, "force": force})
+    say(describe(variant))
+
+
+def list_variants(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """List every variant, served or not."""
+    variants = client_of(ctx).get("/v1/variants")["data"]
+    _show(variants, as_json=as_json, empty="no variants yet; make one with `slimserve load MODEL`")
+
+
+def list_served(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """List the variants that have a worker, with its memory and its load."""
+    variants = [one for one in client_of(ctx).get("/v1/variants")["data"] if one["state"] != "registered"]
+    _show(variants, as_json=as_json, empty="nothing is served; load a variant with `slimserve load MODEL`")
+
+
+def describe(variant: Mapping[str, Any]) -> str:
+    """One line on one variant: state, device, lane and measured memory."""
+    line = f"{variant['id']}: {variant['state']}"
+    if variant["state"] == "ready":
+        line += (
+            f" on {variant['device_name']}, {variant['lane']} lane, {in_bytes(variant['weight_bytes'])} of weights, "
+            f"{in_bytes(variant['process_bytes'])} in all, loaded in {variant['load_s']:.1f} s"
+        )
+    return line + (f" ({variant['reason']})" if variant.get("reason") else "")
+
+
+def _show(variants: Iterable[Mapping[str, Any]], *, as_json: bool, empty: str) -> None:
+    rows = list(variants)
+    if as_json:
+        write_json(rows)
+    elif rows:
+        console().print(_table(rows))
+    else:
+        note(empty)
+
+
+def _table(variants: Iterable[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("variant", "state", "format", "device"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("disk", "weights", "process", "KL", "running", "waiting"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in variants:
+        quality = one.get("quality") or {}
+        table.add_row(
+            one["id"],
+            one["state"],
+            one["format"] or "-",
+            one["device"] or "-",
+            in_bytes(one["bytes_on_disk"]),
+            in_bytes(one["weight_bytes"]),
+            in_bytes(one["process_bytes"]),
+            in_digits(quality.get("kl_mean"), 5),
+            str(one["running"]),
+            str(one["waiting"]),
+        )
+    return table
