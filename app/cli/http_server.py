@@ -39,15 +39,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _is_refused = False
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, unless the head has grown over its limit without an end in sight."""
+        """Feed the parser; refuse a head that has grown over its limit without an end in sight."""
         if self._is_refused:
             return
         if self._is_in_head:
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse_head()
-                return
             self._head_bytes += len(data)
         super().data_received(data)
+        if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES and not self._is_refused:
+            self._refuse_head()
 
     def on_message_begin(self) -> None:
         """A new request."""

@@ -100,8 +100,9 @@ class _BarView:
 
     def state(self, state: str) -> None:
         """The job has changed its state."""
-        finished = {"total": 1, "completed": 1} if state == "succeeded" else {}
-        self._bar.update(self._task, description=f"{self._variant} {state}", **finished)
+        self._bar.update(self._task, description=f"{self._variant} {state}")
+        if state == "succeeded":
+            self._bar.update(self._task, total=1, completed=1)
 
     def progress(self, progress: Mapping[str, Any]) -> None:
         """The job has gone one step."""
