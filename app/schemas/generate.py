@@ -1,6 +1,6 @@
 """Body of POST /v1/generate, the product's own route."""
 
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ class GenerateRequest(SamplingFields, OwnBody):
     """Exactly one of `prompt` and `prompt_ids`; max_tokens is 128 unless given."""
 
     model: str
+    n: Literal[1] | None = None
     prompt: str | None = None
     prompt_ids: list[TokenId] | None = Field(None, min_length=1)
     add_special_tokens: bool = True

@@ -1,0 +1,145 @@
+"""POST /v1/chat/completions."""
+
+import secrets
+import time
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from app.api.attended import run_attended
+from app.api.body import json_body
+from app.api.chunk_frame import ChunkFrame
+from app.api.logprobs import chat_logprobs, prompt_logprobs
+from app.api.sse import EventStream, json_string
+from app.api.usage import usage
+from app.core.chat_template import Conversation
+from app.core.choice import Delta
+from app.core.collected import Collected, collect
+from app.core.generation import Generation, Run
+from app.core.request import GenerationRequest
+from app.schemas.chat import ChatRequest
+
+router = APIRouter()
+_encode = msgspec.json.Encoder().encode
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(request: Request, body: Annotated[ChatRequest, Depends(json_body(ChatRequest))]) -> Response:
+    """Answer a conversation, as OpenAI does."""
+    generation: Generation = request.app.state.generation
+    wanted = to_request(body)
+    if body.stream:
+        return EventStream(generation, wanted, ChatChunks(body), request.app.state.settings)
+    return await run_attended(request.receive, _answer(generation, wanted, body))
+
+
+def to_request(body: ChatRequest) -> GenerationRequest:
+    """The body in the core's words. Without max_tokens the answer may take the rest of the context."""
+    limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    return GenerationRequest(
+        model=body.model,
+        prompts=[to_conversation(body)],
+        params=body.sampling_params(
+            logprobs=(body.top_logprobs or 0) if body.logprobs else None, prompt_logprobs=body.prompt_logprobs
+        ),
+        n=body.n or 1,
+        seed=body.seed,
+        max_tokens=limit,
+        stops=body.stop_strings(),
+        includes_stop=bool(body.include_stop_str_in_output),
+        skips_special_tokens=body.skip_special_tokens is not False,
+        prompt_param="messages",
+        max_tokens_param="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
+    )
+
+
+def to_conversation(body: ChatRequest) -> Conversation:
+    """The messages as templates read them."""
+    return Conversation(
+        messages=[message.for_template() for message in body.messages],
+        adds_generation_prompt=body.add_generation_prompt is not False,
+        continues_final=bool(body.continue_final_message),
+        switches=dict(body.chat_template_kwargs or {}),
+    )
+
+
+async def _answer(generation: Generation, wanted: GenerationRequest, body: ChatRequest) -> Response:
+    async with generation.run(wanted) as run:
+        choices = await collect(run, generation.wait_s)
+        content: dict[str, Any] = {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": run.variant.id,
+            "system_fingerprint": None,
+            "choices": [_choice(index, choice, run, body) for index, choice in enumerate(choices)],
+            "usage": usage(run),
+        }
+        if body.prompt_logprobs is not None:
+            content["prompt_logprobs"] = prompt_logprobs(run.choices[0].prompt_logprobs, run.text_model.token_strings)
+        if body.return_token_ids:
+            content["prompt_token_ids"] = run.choices[0].prompt_ids
+    return Response(_encode(content), media_type="application/json")
+
+
+def _choice(index: int, choice: Collected, run: Run, body: ChatRequest) -> dict[str, Any]:
+    logprobs = (
+        chat_logprobs(choice.logprobs, body.top_logprobs or 0, run.text_model.token_strings) if body.logprobs else None
+    )
+    result: dict[str, Any] = {
+        "index": index,
+        "message": {"role": "assistant", "content": choice.text, "refusal": None},
+        "logprobs": logprobs,
+        "finish_reason": choice.finish_reason,
+    }
+    if body.return_token_ids:
+        result["token_ids"] = choice.token_ids
+    return result
+
+
+class ChatChunks:
+    """Chunks of a streamed chat: the role with the first text, the text, and an empty delta with the reason."""
+
+    def __init__(self, body: ChatRequest) -> None:
+        self._body = body
+        self._started: set[int] = set()
+
+    def begin(self, run: Run) -> None:
+        """Fix id, model and time of every chunk."""
+        self._frame = ChunkFrame("chatcmpl", "chat.completion.chunk", run, self._body.stream_options)
+        self._strings = run.text_model.token_strings
+
+    def chunk(self, delta: Delta) -> str:
+        """The role before the first text of a choice, one chunk with text, and one with the reason for the end."""
+        events = ""
+        if delta.index not in self._started:
+            self._started.add(delta.index)
+            events += self._write(delta.index, '{"role":"assistant","content":""}', "null", "null")
+        has_news = bool(delta.text) or bool(self._body.logprobs and delta.logprobs)
+        if has_news:
+            events += self._write(
+                delta.index, f'{{"content":{json_string(delta.text)}}}', self._logprobs(delta), "null", delta.token_ids
+            )
+        if delta.finish_reason is not None:
+            unsent = [] if has_news else delta.token_ids
+            events += self._write(delta.index, "{}", "null", f'"{delta.finish_reason}"', unsent)
+        return events
+
+    def end(self) -> str:
+        """The usage, if it was asked for."""
+        return self._frame.end()
+
+    def _write(
+        self, index: int, delta: str, logprobs: str, finish_reason: str, token_ids: list[int] | None = None
+    ) -> str:
+        ids = f',"token_ids":{token_ids}' if self._body.return_token_ids and token_ids is not None else ""
+        return self._frame.around(
+            f'{{"index":{index},"delta":{delta},"logprobs":{logprobs},"finish_reason":{finish_reason}{ids}}}'
+        )
+
+    def _logprobs(self, delta: Delta) -> str:
+        if not self._body.logprobs:
+            return "null"
+        return _encode(chat_logprobs(delta.logprobs, self._body.top_logprobs or 0, self._strings)).decode()

@@ -1,0 +1,70 @@
+"""POST /tokenize and POST /detokenize, as vLLM has them; the variant need not be loaded."""
+
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from app.api.body import json_body
+from app.core.chat_template import Conversation, render_conversation
+from app.core.renderer import Renderer
+from app.core.text import TextModels
+from app.core.variants import Variant
+from app.errors import InvalidRequest
+from app.schemas.tokenize import DetokenizeRequest, TokenizeRequest
+
+router = APIRouter()
+_encode = msgspec.json.Encoder().encode
+
+
+@router.post("/tokenize")
+async def tokenize(request: Request, body: Annotated[TokenizeRequest, Depends(json_body(TokenizeRequest))]) -> Response:
+    """The token ids of a prompt, or of a conversation behind its chat template."""
+    variant: Variant = request.app.state.server.catalog.resolve(body.model)
+    texts: TextModels = request.app.state.texts
+    renderer: Renderer = request.app.state.renderer
+    text_model = await texts.get(variant.folder)
+    adds_special_tokens = body.add_special_tokens is not False
+    text = body.prompt
+    if text is None:
+        adds_special_tokens = bool(body.add_special_tokens)
+        text = await render_conversation(renderer, text_model, _conversation(body))
+    ids = await text_model.encode(text, adds_special_tokens=adds_special_tokens)
+    content: dict[str, Any] = {"count": len(ids), "max_model_len": _max_model_len(variant), "tokens": ids}
+    if body.return_token_strs:
+        content["token_strs"] = [text_model.token_strings.text(token_id) for token_id in ids]
+    return Response(_encode(content), media_type="application/json")
+
+
+@router.post("/detokenize")
+async def detokenize(
+    request: Request, body: Annotated[DetokenizeRequest, Depends(json_body(DetokenizeRequest))]
+) -> Response:
+    """The text of these tokens, special ones included."""
+    variant: Variant = request.app.state.server.catalog.resolve(body.model)
+    texts: TextModels = request.app.state.texts
+    text_model = await texts.get(variant.folder)
+    size = text_model.tokenizer.get_vocab_size(with_added_tokens=True)
+    for index, token_id in enumerate(body.tokens):
+        if token_id >= size:
+            raise InvalidRequest(
+                f"Token id {token_id} is outside of this model's vocabulary of {size}.",
+                code="integer_above_max_value",
+                param=f"tokens[{index}]",
+            )
+    prompt = text_model.decode(body.tokens, skips_special_tokens=False)
+    return Response(_encode({"prompt": prompt}), media_type="application/json")
+
+
+def _conversation(body: TokenizeRequest) -> Conversation:
+    return Conversation(
+        messages=[message.for_template() for message in body.messages or ()],
+        adds_generation_prompt=body.add_generation_prompt is not False,
+        continues_final=bool(body.continue_final_message),
+        switches=dict(body.chat_template_kwargs or {}),
+    )
+
+
+def _max_model_len(variant: Variant) -> int:
+    return variant.max_model_len if variant.info is None else variant.info.max_model_len

@@ -1,0 +1,122 @@
+"""Gauges that are looked up only when somebody asks: what variants, workers and jobs are doing right now."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from workers.protocol.messages import ModelInfo, Step, StepStats
+
+
+class LiveVariant(Protocol):
+    """What is read of a variant."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def base(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def bits(self) -> int: ...
+    @property
+    def restarts(self) -> int: ...
+    @property
+    def info(self) -> ModelInfo | None: ...
+
+
+class LiveJob(Protocol):
+    """What is read of a job that runs; ratio is 0..1."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def ratio(self) -> float: ...
+
+
+class LiveMetrics(Collector):
+    """Reads variants and jobs at every scrape, and remembers the newest step of each worker."""
+
+    def __init__(self, variants: Callable[[], Iterable[LiveVariant]], jobs: Callable[[], Iterable[LiveJob]]) -> None:
+        self._variants = variants
+        self._jobs = jobs
+        self._steps: dict[str, tuple[float, StepStats]] = {}
+
+    def observe_step(self, variant_id: str, step: Step) -> None:
+        """Called for every step of every worker."""
+        self._steps[variant_id] = (time.monotonic(), step.stats)
+
+    def describe(self) -> list[Metric]:
+        """Empty: registering must not look anything up."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The state of this moment."""
+        variants = list(self._variants())
+        loaded = [(variant, variant.info) for variant in variants if variant.info is not None]
+        yield from self._of_steps([variant.id for variant, _ in loaded])
+        yield self._memory([(variant.id, info) for variant, info in loaded])
+        load_s = _gauge("model_load_seconds", "From start of the worker to ready.", "variant")
+        restarts = CounterMetricFamily(
+            "slimserve_worker_restarts", "Workers restarted after a crash.", labels=["variant"]
+        )
+        described = InfoMetricFamily("slimserve_variant", "What each variant is.", labels=["variant"])
+        for variant in variants:
+            restarts.add_metric([variant.id], variant.restarts)
+            described.add_metric([variant.id], _description(variant))
+        for variant, info in loaded:
+            load_s.add_metric([variant.id], info.load_s)
+        yield from (load_s, restarts, described, self._job_progress())
+
+    def _of_steps(self, variant_ids: list[str]) -> Iterator[Metric]:
+        now_s = time.monotonic()
+        running = _gauge("requests_running", "Sequences in the running batch.", "variant")
+        waiting = _gauge("requests_waiting", "Sequences that wait for a place.", "variant")
+        kv_usage = _gauge("kv_cache_usage_ratio", "Used share of the KV pages.", "variant")
+        age = _gauge("worker_last_step_age_seconds", "Since the worker's newest step.", "variant")
+        for variant_id in variant_ids:
+            at_s, stats = self._steps.get(variant_id, (None, StepStats()))
+            running.add_metric([variant_id], stats.num_running)
+            waiting.add_metric([variant_id], stats.num_waiting)
+            kv_usage.add_metric([variant_id], stats.kv_usage_ratio)
+            if at_s is not None:
+                age.add_metric([variant_id], now_s - at_s)
+        yield from (running, waiting, kv_usage, age)
+
+    def _memory(self, loaded: list[tuple[str, ModelInfo]]) -> Metric:
+        memory = _gauge("memory_bytes", "Measured memory of a worker.", "variant", "kind", "device")
+        for variant_id, info in loaded:
+            _, stats = self._steps.get(variant_id, (None, StepStats()))
+            process_bytes = stats.process_bytes or info.process_bytes
+            other_bytes = max(0, process_bytes - info.weight_bytes - info.kv_cache_bytes)
+            for kind, amount in (("weights", info.weight_bytes), ("kv", info.kv_cache_bytes), ("other", other_bytes)):
+                memory.add_metric([variant_id, kind, info.device], amount)
+        return memory
+
+    def _job_progress(self) -> Metric:
+        progress = _gauge("job_progress_ratio", "Done share of a running job.", "job", "kind")
+        for job in self._jobs():
+            progress.add_metric([job.id, job.kind], job.ratio)
+        return progress
+
+
+def _gauge(name: str, help_text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"slimserve_{name}", help_text, labels=labels)
+
+
+def _description(variant: LiveVariant) -> dict[str, str]:
+    description = {
+        "base": variant.base,
+        "method": variant.method,
+        "format": variant.format,
+        "bits": str(variant.bits),
+    }
+    if variant.info is not None:
+        description |= {"device": variant.info.device, "dtype": variant.info.dtype, "lane": variant.info.lane}
+    return description
