@@ -50,12 +50,15 @@ def measure(
     """One row per ready variant, in the order given. No perplexity where `max_perplexity_tokens` is 0."""
     ids = {one["id"]: tokenize(client, one["id"], text) for one in variants}
     timings = _interleaved(client, variants, ids, workload)
+    # A cast has no files of its own: what it needs on disk is its base.
+    base_bytes = {base["id"]: base["weight_bytes"] for base in client.get("/v1/bases")["data"]}
     rows = []
     for one in variants:
         scored = ids[one["id"]][:max_perplexity_tokens]
         perplexity = perplexity_of(client, one["id"], scored, one["max_model_len"]) if len(scored) > 1 else None
         fresh = client.get(f"/v1/variants/{one['id']}")
-        rows.append(_row(fresh, timings[one["id"]], perplexity, len(scored)))
+        bytes_on_disk = fresh["bytes_on_disk"] or base_bytes[fresh["base"]]
+        rows.append(_row(fresh, bytes_on_disk, timings[one["id"]], perplexity, len(scored)))
     return rows
 
 
@@ -130,14 +133,20 @@ def timed(client: Client, model: str, prompt: Sequence[int], num_tokens: int) ->
     return completion.timing
 
 
-def _row(variant: Mapping[str, Any], timings: Iterable[Timing], perplexity: float | None, num_scored: int) -> Row:
+def _row(
+    variant: Mapping[str, Any],
+    bytes_on_disk: int,
+    timings: Iterable[Timing],
+    perplexity: float | None,
+    num_scored: int,
+) -> Row:
     runs = list(timings)
     tpots = [timing.tpot_s for timing in runs if timing.tpot_s is not None]
     quality = variant.get("quality") or {}
     return Row(
         variant=variant["id"],
         device_name=variant["device_name"],
-        bytes_on_disk=variant["bytes_on_disk"],
+        bytes_on_disk=bytes_on_disk,
         weight_bytes=variant["weight_bytes"],
         process_bytes=variant["process_bytes"],
         ttft_s=statistics.median(timing.ttft_s for timing in runs),

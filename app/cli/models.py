@@ -112,7 +112,7 @@ def _table(variants: Iterable[Mapping[str, Any]]) -> Table:
             one["state"],
             one["format"] or "-",
             one["device"] or "-",
-            in_bytes(one["bytes_on_disk"]),
+            in_bytes(one["bytes_on_disk"] or None),
             in_bytes(one["weight_bytes"]),
             in_bytes(one["process_bytes"]),
             in_digits(quality.get("kl_mean"), 5),

@@ -1,0 +1,146 @@
+"""The commands of the command line against a real server, as a user types them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from cli_server import ROOT, CliServer, environment_without_settings, running_server
+from typer.testing import CliRunner, Result
+
+from app.cli.root import app
+
+Run = Callable[[Sequence[str]], Result]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CliServer]:
+    with running_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def run(server: CliServer) -> Run:
+    """Run a command against the server."""
+    return lambda args: CliRunner().invoke(app, [*args, "--url", server.url])
+
+
+@pytest.fixture(scope="module")
+def served(server: CliServer) -> str:
+    """Id of the variant that the server serves from its start."""
+    with server.client() as client:
+        return str(client.get("/v1/variants").json()["data"][0]["id"])
+
+
+def test_list_shows_the_embedded_variant_ready(run: Run, served: str) -> None:
+    result = run(["list"])
+
+    assert result.exit_code == 0
+    assert served in result.stdout
+    assert "ready" in result.stdout
+
+
+def test_list_as_json_is_what_the_api_says(run: Run, server: CliServer, served: str) -> None:
+    result = run(["list", "--json"])
+
+    (found,) = [one for one in json.loads(result.stdout) if one["id"] == served]
+    assert found["weight_bytes"] == server.variant(served)["weight_bytes"]
+
+
+def test_chat_with_one_prompt_streams_words(run: Run) -> None:
+    result = run(["chat", "Tell me a story about a dog.", "--max-tokens", "40", "--temperature", "0", "--stats"])
+
+    assert result.exit_code == 0, result.output
+    assert len(result.stdout.split()) > 10
+    assert "40 tokens" in result.stderr
+
+
+def test_chat_reads_its_prompt_from_a_pipe(server: CliServer) -> None:
+    result = CliRunner().invoke(app, ["--url", server.url, "chat", "--max-tokens", "10"], input="Tell me a story.")
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip()
+
+
+def test_same_seed_gives_the_same_answer(run: Run) -> None:
+    command = ["chat", "Tell me a story.", "--max-tokens", "30", "--temperature", "1", "--seed", "5"]
+
+    assert run(command).stdout == run(command).stdout
+
+
+def test_quantize_follows_the_job_and_the_variant_can_be_used(run: Run, served: str) -> None:
+    base = served.split("/")[0]
+
+    made = run(["quantize", base, "--method", "int8"])
+    assert made.exit_code == 0, made.output
+    assert f"{base}/int8" in made.stdout
+    assert "KL" in made.stdout
+
+    loaded = run(["load", f"{base}/int8"])
+    assert loaded.exit_code == 0, loaded.output
+    measured = run(["bench", base, "--runs", "1", "--tokens", "8", "--perplexity-tokens", "256", "--json"])
+    assert measured.exit_code == 0, measured.output
+    rows = {row["variant"]: row for row in json.loads(measured.stdout)}
+    assert set(rows) == {served, f"{base}/int8"}
+    assert rows[f"{base}/int8"]["weight_bytes"] < rows[served]["weight_bytes"]
+    assert rows[f"{base}/int8"]["perplexity"] == pytest.approx(rows[served]["perplexity"], rel=0.1)
+
+    jobs = json.loads(run(["jobs", "--json"]).stdout)
+    assert [job["state"] for job in jobs] == ["succeeded"]
+    followed = run(["jobs", jobs[0]["id"], "--follow"])
+    assert "succeeded" in followed.stdout
+    again = run(["quantize", base, "--method", "int8"])
+    assert again.exit_code == 1
+    assert "int8" in again.stderr
+
+    unloaded = run(["unload", f"{base}/int8"])
+    assert unloaded.exit_code == 0, unloaded.output
+    assert f"{base}/int8" not in run(["ps"]).stdout
+
+
+def test_unknown_model_names_the_nearest(run: Run, served: str) -> None:
+    result = run(["chat", "hi", "--model", served.replace("story", "stroy")])
+
+    assert result.exit_code == 1
+    assert served in result.stderr
+
+
+def test_bench_of_a_variant_that_is_not_ready_says_how_to_load_it(run: Run) -> None:
+    result = run(["bench", "nothing/here"])
+
+    assert result.exit_code == 1
+    assert "slimserve load nothing/here" in result.stderr
+
+
+def test_version_names_the_server_too(run: Run, server: CliServer) -> None:
+    result = run(["version"])
+
+    assert result.exit_code == 0, result.output
+    assert server.url in result.stdout
+
+
+def test_second_server_on_the_same_data_exits_with_3(server: CliServer) -> None:
+    data_dir = server.log.parent / "data"
+
+    second = subprocess.run(
+        [sys.executable, "-m", "app", "serve", "--port", "0", "--data-dir", str(data_dir)],
+        cwd=ROOT,
+        env=environment_without_settings(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert second.returncode == 3, second.stderr
+    assert "in use" in second.stderr
+
+
+def test_doctor_finds_devices_and_a_writable_folder(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["doctor", "--data-dir", str(tmp_path / "data")], env={"SLIMSERVE_PORT": "0"})
+
+    assert result.exit_code == 0, result.output
+    assert "device cpu" in result.stdout
+    assert "torch" in result.stdout
