@@ -1,0 +1,1 @@
+"""Compression of checkpoints: methods choose the numbers, the pipeline walks the model and writes the variant."""

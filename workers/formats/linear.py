@@ -1,0 +1,71 @@
+"""The contract of a compressed linear layer and of the format that stores it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class QuantizedLinear(nn.Module):
+    """A drop-in for nn.Linear whose weight is stored in another form.
+
+    Subclasses hold their tensors as parameters named as in the checkpoint and define `forward` by an op.
+    """
+
+    in_features: int
+    out_features: int
+    bias: nn.Parameter | None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors of this layer."""
+        return sum(tensor.nbytes for tensor in self.parameters())
+
+    def dequantize(self) -> Tensor:
+        """The weight that the layer multiplies with: (out_features, in_features), fp32."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., in_features), floating point. Returns (..., out_features) in x's dtype."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows of this layer."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorLayout:
+    """Dtype and shape of one stored tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+class Format(Protocol):
+    """One way to store a linear layer's weight on disk and in memory."""
+
+    name: str
+    num_bits: int
+
+    def matches(self, quantization_config: Mapping[str, Any]) -> bool:
+        """True if a checkpoint with this `quantization_config` is stored in this format."""
+        ...
+
+    def quantization_config(self, ignore: list[str]) -> dict[str, Any]:
+        """What config.json says about a checkpoint in this format; `ignore` names the modules that are not."""
+        ...
+
+    def layout(self, out_features: int, in_features: int) -> dict[str, TensorLayout]:
+        """The tensors that replace `weight`, by the last part of their names."""
+        ...
+
+    def holds_linear(self, stored: Mapping[str, TensorLayout]) -> bool:
+        """True if these tensors of one module (last part of the name -> layout) are a linear in this format."""
+        ...
+
+    def empty_linear(self, linear: nn.Linear, stored: Mapping[str, TensorLayout]) -> QuantizedLinear:
+        """The layer that takes the place of `linear`, with its tensors on the device of `linear`, not yet filled."""
+        ...

@@ -1,0 +1,120 @@
+"""The job process: one `StartJob` in, progress out, then `JobDone` or `Failed`, and the end of the process.
+
+Each kind of job imports what it needs when it starts: inspecting a model must answer in a fraction of a second, and
+importing torch alone takes longer.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from workers.process import prepare
+from workers.protocol.errors import WorkerError, WorkerErrorCode
+from workers.protocol.framing import SocketChannel
+from workers.protocol.messages import Failed, JobDone, JobProgress, StartJob, ToJob
+from workers.protocol.specs import CompressSpec, InspectSpec, JobSpec, VerifySpec
+
+# Jobs give way to serving workers wherever the two share cores.
+_NICENESS = 10
+_MIN_INTERVAL_S = 0.1
+# Gated models are fetched with the user's own token.
+_KEEP = frozenset({"HF_TOKEN", "HF_TOKEN_PATH"})
+
+
+class FrontEndGoneError(ConnectionError):
+    """The other end of the socket has closed: nobody waits for the result."""
+
+
+class JobLink:
+    """The job's side of the conversation: progress goes out, a wish to stop comes in."""
+
+    def __init__(self, channel: SocketChannel[ToJob]) -> None:
+        self._channel = channel
+        self._sent_at_s = 0.0
+        self._phase = ""
+
+    def report(self, progress: JobProgress) -> None:
+        """Send progress; what follows within a tenth of a second in the same phase is left out, unless it is news."""
+        now_s = time.monotonic()
+        is_news = progress.error is not None or progress.phase != self._phase or progress.done >= progress.total
+        if is_news or now_s - self._sent_at_s >= _MIN_INTERVAL_S:
+            self._sent_at_s, self._phase = now_s, progress.phase
+            self._channel.send(progress)
+
+    def poll(self) -> None:
+        """Raise if the job should end: WorkerError (cancelled) on any message, FrontEndGoneError at the end of file."""
+        messages, is_open = self._channel.receive_available()
+        if not is_open:
+            raise FrontEndGoneError
+        if messages:
+            raise WorkerError(WorkerErrorCode.CANCELLED, "the job was cancelled; nothing of it is left on disk")
+
+
+def main(fd: int) -> int:
+    """Run the one job that comes over the socket. Returns 0 if it is done, 1 if it failed or nobody listens."""
+    channel: SocketChannel[ToJob] = SocketChannel(prepare(fd, keep=_KEEP), ToJob)
+    start = channel.receive()
+    if not isinstance(start, StartJob):
+        return 1
+    os.nice(_NICENESS)
+    try:
+        answer = _run(start.spec, JobLink(channel))
+        channel.send(answer)
+    except ConnectionError:
+        return 1
+    return 1 if isinstance(answer, Failed) else 0
+
+
+def _run(spec: JobSpec, link: JobLink) -> JobDone | Failed:
+    if isinstance(spec, InspectSpec):
+        return _inspect(spec, link)
+    import torch
+
+    from workers.boundary import Failure, attempt
+
+    if spec.num_threads is not None:
+        torch.set_num_threads(spec.num_threads)
+    result = attempt(
+        lambda: _compress(spec, link) if isinstance(spec, CompressSpec) else _verify(spec, link), what="job"
+    )
+    return Failed(code=result.code, message=result.message) if isinstance(result, Failure) else result
+
+
+def _compress(spec: CompressSpec, link: JobLink) -> JobDone:
+    from workers.compress.pipeline import compress_checkpoint
+
+    return JobDone(compressed=compress_checkpoint(spec, link.report, link.poll))
+
+
+def _verify(spec: VerifySpec, link: JobLink) -> JobDone:
+    from workers.measure.verify import verify_variant
+
+    return JobDone(verified=verify_variant(spec, link.report, link.poll))
+
+
+def _inspect(spec: InspectSpec, link: JobLink) -> JobDone | Failed:
+    from workers.checkpoint.base import describe_base
+
+    target = Path(spec.target_dir)
+    try:
+        folder = Path(spec.path) if spec.path is not None else _fetch(spec, target, link)
+        return JobDone(base=describe_base(folder, target))
+    except WorkerError as error:
+        return Failed(code=error.code, message=error.message)
+
+
+def _fetch(spec: InspectSpec, target: Path, link: JobLink) -> Path:
+    from workers.checkpoint.hub import download
+
+    if spec.hub_id is None:
+        raise WorkerError(WorkerErrorCode.INVALID_REQUEST, "name a folder or a model of the hub")
+    return download(spec.hub_id, spec.revision, target, _byte_progress("downloading", link))
+
+
+def _byte_progress(phase: str, link: JobLink) -> Callable[[int, int], None]:
+    def on_progress(done: int, total: int) -> None:
+        link.report(JobProgress(phase=phase, done=done, total=total))
+        link.poll()
+
+    return on_progress

@@ -1,0 +1,1 @@
+"""Torch ops of slimserve: a schema and a plain definition each, and one implementation per device."""
