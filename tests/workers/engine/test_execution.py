@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.workers.engine.toy_runner import ToyRunner, finish, request, run
+from tests.workers.engine.toy_runner import ToyRunner, request, run
 from workers.engine.engine import Engine, EngineLimits
 from workers.faults import parse_faults
 from workers.protocol.errors import WorkerErrorCode
@@ -27,15 +27,10 @@ def test_a_row_that_raises_fails_alone_within_log2_levels() -> None:
     runner = ToyRunner(raises=frozenset({"r5"}))
     engine = Engine(runner, LIMITS)
 
-    for item in eight():
-        engine.add(item)
-    engine.step()
-    num_forwards = len(runner.forwards)
-    results, _ = finish(engine)
-    results = run(Engine(ToyRunner(raises=frozenset({"r5"})), LIMITS), eight())
+    results = run(engine, eight())
 
-    # Each of log2(8) levels runs two halves, after the first attempt at the whole.
-    assert num_forwards == 1 + 2 * math.log2(8)
+    # Each of log2(8) levels runs two halves, after the first attempt at the whole; then 7 more tokens.
+    assert len(runner.forwards) == 1 + 2 * math.log2(8) + 7
     bad = results.pop("r5")
     assert bad.error is not None
     assert bad.error.code is WorkerErrorCode.INTERNAL
