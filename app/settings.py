@@ -75,6 +75,10 @@ class Settings(BaseSettings):
     load_timeout_s: float = Field(300, gt=0, le=86_400, description="A loading worker without progress for this long.")
     drain_timeout_s: float = Field(30, ge=0, le=3600, description="Time that running requests get at a stop or unload.")
     strict_params: bool = Field(False, description="Refuse unknown body fields instead of naming them in a header.")
+    enable_echo: bool = Field(False, description="Let clients load `echo`, a stand-in model for load tests.")
+    echo_ttft_s: float = Field(0, ge=0, le=3600, description="Time that `echo` takes for a first token.")
+    echo_itl_s: float = Field(0, ge=0, le=3600, description="Time that `echo` takes for every other token.")
+    faults: str | None = Field(None, description="Failures on purpose in child processes, for tests.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level that is logged.")
 
     @field_validator("data_dir")
