@@ -15,8 +15,6 @@ REPLACEMENT: Final = "\ufffd"
 PROMPT_TAIL_TOKENS: Final = 6
 # A UTF-8 character has at most 4 bytes: text that still ends in U+FFFD after this many tokens is no character at all.
 MAX_PENDING_TOKENS: Final = 12
-# A run of tokens without any text makes the tail grow; decoding it again for each token must stay cheap.
-MAX_TAIL_TOKENS: Final = 32
 
 
 class Detokenizer:
@@ -48,20 +46,15 @@ class Detokenizer:
 
     def _take(self, text: str) -> str:
         new = text[self._prefix_length :]
-        # The tokens just read are the tail for the next ones. Tokens without text (special ones) are no tail: after
+        # The tokens just read are the tail for the next ones. Tokens without text (special ones) are forgotten: after
         # them alone a SentencePiece decoder would strip the next leading blank.
         if new:
-            self._restart_at(self._read)
-        elif len(self._ids) > MAX_TAIL_TOKENS:
-            self._restart_at(-PROMPT_TAIL_TOKENS)
-        else:
+            self._ids = self._ids[self._read :]
             self._read = len(self._ids)
+            self._prefix_length = len(self._decode(self._ids))
+        else:
+            del self._ids[self._read :]
         return new
-
-    def _restart_at(self, start: int) -> None:
-        self._ids = self._ids[start:]
-        self._read = len(self._ids)
-        self._prefix_length = len(self._decode(self._ids))
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=self._skips_special)
