@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+NAME = "slimstory"
+"""The base name under which every server registers it."""
+
 _FOLDER = Path(__file__).parent / "slimstory"
 
 

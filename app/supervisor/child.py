@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 from collections import deque
@@ -19,7 +18,6 @@ logger = logging.getLogger(__name__)
 M = TypeVar("M")
 
 STDERR_BYTES: Final = 64 * 2**10
-JOB_NICENESS: Final = 10
 TERM_GRACE_S: Final = 5.0
 # The kernel closes a dead process's socket a moment before its exit status can be read.
 EXIT_STATUS_WAIT_S: Final = 0.5
@@ -61,6 +59,7 @@ class Child(Generic[M]):
         self._protocol: FrameProtocol[M] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._gone = asyncio.Event()
+        self._exit_wait_s = EXIT_STATUS_WAIT_S
 
     async def start(self, kind: Literal["serve", "job"], receives: Any, *, faults: str, needs_hub: bool) -> None:
         """Fork and connect. Runs on the main thread: PR_SET_PDEATHSIG fires when the forking *thread* ends.
@@ -78,8 +77,6 @@ class Child(Generic[M]):
                 env=child_environment(faults=faults, needs_hub=needs_hub),
                 cwd=child_folder(),
             )
-            if kind == "job":
-                os.setpriority(os.PRIO_PROCESS, self._process.pid, JOB_NICENESS)
             protocol = FrameProtocol[M](receives, self._on_message, self._socket_closed)
             await asyncio.get_running_loop().create_unix_connection(lambda: protocol, sock=ours)
         except BaseException:
@@ -107,6 +104,10 @@ class Child(Generic[M]):
         """One frame to the child."""
         if self._protocol is not None:
             self._protocol.send(message)
+
+    def expect_exit(self) -> None:
+        """It has been told to exit: once its socket is closed, leave it the time to free what it holds."""
+        self._exit_wait_s = TERM_GRACE_S
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; without effect on a process that has ended."""
@@ -144,7 +145,7 @@ class Child(Generic[M]):
         """The socket's end is the end: reap the process, by force if it lingers, and tell why it died."""
         assert self._process is not None
         try:
-            await asyncio.wait_for(self._process.wait(), EXIT_STATUS_WAIT_S)
+            await asyncio.wait_for(self._process.wait(), self._exit_wait_s)
         except TimeoutError:
             self.signal(signal.SIGKILL)
             await self._process.wait()

@@ -145,10 +145,11 @@ class Worker:
 
     async def stop(self, drain_s: float) -> None:
         """Let running sequences end for at most drain_s, then end the process; returns when it is gone."""
-        try:
-            await asyncio.wait_for(self._is_idle.wait(), drain_s)
-        except TimeoutError:
-            logger.warning("%d sequences were cut off", len(self._streams), extra={"variant": self.variant_id})
+        if self._streams:
+            try:
+                await asyncio.wait_for(self._is_idle.wait(), drain_s)
+            except TimeoutError:
+                logger.warning("%d sequences were cut off", len(self._streams), extra={"variant": self.variant_id})
         await self.kill()
 
     async def kill(self) -> None:
@@ -157,6 +158,7 @@ class Worker:
         self._fail_streams(WorkerGone("the variant was unloaded", is_deliberate=True))
         is_serving = self._ready.done() and self._condemned is None
         if is_serving:
+            self._child.expect_exit()
             self._child.send(Stop())
         if not is_serving or not await self._child.gone_within(TERM_GRACE_S):
             await self._child.terminate()

@@ -1,0 +1,233 @@
+"""Which variants there are, how each is doing, and who serves it: names in, workers out."""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Sequence
+from typing import Final, cast
+
+from app import embedded
+from app.core import fit, names
+from app.core.bases import Bases
+from app.core.entries import ECHO, Entry, cast_row, echo_entry, entry_of
+from app.core.load_request import LoadRequest
+from app.core.registration import Registrations
+from app.core.serving import ServingLife
+from app.core.variants import Quality, Served, Variant, VariantState
+from app.errors import Conflict, Unavailable
+from app.settings import Settings
+from app.store import measurements
+from app.store import variants as variant_rows
+from app.store.bases import BaseRow
+from app.store.database import Store
+from app.store.folders import discard
+from app.store.variants import VariantRow
+from app.supervisor.supervisor import Supervisor
+from workers.protocol.specs import DtypeName, EchoSpec
+
+logger = logging.getLogger(__name__)
+
+_IDLE: Final = frozenset({VariantState.REGISTERED, VariantState.FAILED})
+
+
+class Catalog:
+    """Every variant by its id, in memory; what must survive a restart is written to the store first.
+
+    `bases` and `registrations` are the two other tables of names; loading.Loader fills all three.
+    """
+
+    def __init__(self, settings: Settings, store: Store, supervisor: Supervisor) -> None:
+        self.bases = Bases(settings, store, supervisor)
+        self.registrations = Registrations(self.bases)
+        self._settings = settings
+        self._store = store
+        self._supervisor = supervisor
+        self._entries: dict[str, Entry] = {}
+        self._creating = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Read what is stored and register the embedded base. Raises ApiError if that one is not usable."""
+        await self.bases.start()
+        rows = await self._store.run(variant_rows.select_all)
+        qualities = await self._store.run(measurements.select_kind, "verification")
+        for row in rows:
+            self._add(row, _quality(qualities.get(row.id)))
+        for base in self.bases.list():
+            await self.cast(base, fit.auto_dtype(base.info.dtype, self._settings.device))
+
+    async def stop(self) -> None:
+        """Let running requests end, then end every worker."""
+        await self.registrations.stop()
+        drain_s = self._settings.drain_timeout_s
+        await asyncio.gather(*(entry.life.unload(drain_s) for entry in self._entries.values()))
+
+    def list(self) -> list[Variant]:
+        """Every variant, and every base that is still on its way in."""
+        return [
+            *(entry.snapshot() for entry in self._entries.values()),
+            *(registration.variant() for registration in self.registrations.list()),
+        ]
+
+    def resolve(self, model: str) -> Variant:
+        """The variant that a name means; a base's name means its loaded cast, else its default one.
+
+        Raises ModelNotFound.
+        """
+        registration = self.registrations.find(model)
+        return registration.variant() if registration is not None else self.entry(model).snapshot()
+
+    def acquire(self, model: str) -> Served:
+        """A variant that takes requests now. Raises ApiError: unknown, not loaded, loading, failed."""
+        if self.registrations.find(model) is not None:
+            raise Unavailable(
+                f"'{model}' is being downloaded; GET /v1/variants/{model} tells how far.", retry_after_s=30
+            )
+        entry = self.entry(model)
+        return Served(worker=entry.life.require_ready(), variant=entry.snapshot())
+
+    async def wait_ready(self, variant_id: str, timeout_s: float) -> Served:
+        """The variant as soon as it takes requests. Raises ApiError if it will not, or not in time."""
+        entry = self.entry(variant_id)
+        worker = await entry.life.wait_serving(timeout_s)
+        return Served(worker=worker, variant=entry.snapshot())
+
+    def unready(self) -> Sequence[Variant]:
+        """Variants that must be ready and are not."""
+        return [
+            entry.snapshot() for entry in self._entries.values() if entry.life.is_required and not entry.life.is_serving
+        ]
+
+    def begin_load(self, entry: Entry, request: LoadRequest) -> None:
+        """Start a worker unless the variant already has one that fits. No await between the checks and the start.
+
+        Raises ApiError: loaded with other options, being unloaded, changed on disk, no memory.
+        """
+        life, name = entry.life, entry.row.id
+        if life.state is VariantState.UNLOADING:
+            raise Unavailable(f"Variant '{name}' is being unloaded.", retry_after_s=5, code="model_unloading")
+        if life.state not in _IDLE:
+            if life.spec is not None and not request.agrees_with(life.spec):
+                raise Conflict(f"Variant '{name}' is loaded with other options; unload it first.", code="variant_busy")
+            return
+        if entry.base is not None and entry.is_cast:
+            self.bases.check_unchanged(entry.base)
+        if not fit.is_cuda(request.device or self._settings.device):
+            fit.check_fit(name, entry.estimated_bytes(request.kv_cache_bytes), self._promised_bytes())
+        dtype = cast(DtypeName, entry.row.method) if entry.is_cast else request.dtype
+        life.load(request.spec(name, str(entry.folder), dtype, self._settings, entry.echo))
+
+    async def unload(self, model: str, *, wait: bool, force: bool) -> Variant:
+        """End a variant's worker; with force without letting its requests end. Raises ModelNotFound."""
+        entry = self.entry(model)
+        unloading = asyncio.ensure_future(entry.life.unload(0 if force else self._settings.drain_timeout_s))
+        if wait:
+            await unloading
+        else:
+            # One turn of the loop, so that the answer already says `unloading`.
+            await asyncio.sleep(0)
+        return entry.snapshot()
+
+    async def delete(self, variant_id: str, *, force: bool) -> None:
+        """Remove a variant and its files; a cast has none of its own, and its base goes with its last variant.
+
+        Raises ModelNotFound, and Conflict if it is loaded and force is not set, or is the embedded model itself.
+        """
+        if self.registrations.find(variant_id) is not None:
+            return self._delete_registration(variant_id)
+        entry = self._entries.get(variant_id)
+        if entry is None:
+            raise names.not_found(variant_id, self._entries)
+        if entry.echo is not None or (entry.row.base == embedded.NAME and entry.row.kind == "cast"):
+            raise Conflict(f"'{variant_id}' belongs to the server and stays.", code="variant_protected")
+        if entry.life.state not in _IDLE and not force:
+            raise Conflict(f"Variant '{variant_id}' is loaded; unload it, or say ?force=true.", code="variant_busy")
+        await entry.life.unload(0)
+        await self._store.run(variant_rows.delete, variant_id)
+        del self._entries[variant_id]
+        if entry.row.dir is not None:
+            await asyncio.to_thread(discard, entry.folder, self._store.data_dir)
+        logger.info("variant deleted", extra={"variant": variant_id})
+        await self._forget_base_if_unused(entry.row.base)
+
+    def published(self, row: VariantRow, quality: Quality) -> None:
+        """A job has stored this row: show it, in place of an unloaded one of the same id."""
+        self._entries.pop(row.id, None)
+        self._add(row, quality)
+
+    def entry(self, model: str) -> Entry:
+        """The entry that a name means. Raises ModelNotFound."""
+        found = self._entries.get(model) or self.of_base(model.removesuffix("/auto"))
+        if found is None:
+            raise names.not_found(model, [*self._entries, *(base.name for base in self.bases.list())])
+        return found
+
+    def find(self, variant_id: str) -> Entry | None:
+        """The entry of exactly this id."""
+        return self._entries.get(variant_id)
+
+    async def cast(self, base: BaseRow, dtype: str) -> Entry:
+        """The base in one dtype; made at its first mention."""
+        async with self._creating:
+            row = cast_row(base, dtype, int(time.time()))
+            if row.id not in self._entries:
+                await self._store.run(variant_rows.insert, row)
+                self._add(row, None)
+        return self._entries[row.id]
+
+    def add_echo(self, name: str) -> Entry:
+        """The stand-in variant `echo/<name>`, which is not stored and speaks with the embedded model's tokenizer."""
+        known = self._entries.get(f"{ECHO}/{name}")
+        if known is not None:
+            return known
+        base = self.bases.get(embedded.NAME)
+        assert base is not None, "registered at the start"
+        settings = self._settings
+        spec = EchoSpec(vocab_size=base.info.vocab_size, ttft_s=settings.echo_ttft_s, itl_s=settings.echo_itl_s)
+        entry = echo_entry(name, self._supervisor, self.bases.text_folder(base), spec)
+        return self._entries.setdefault(entry.row.id, entry)
+
+    def loaded_cast(self, base: BaseRow) -> Entry | None:
+        """The cast of a base that is loaded, or about to be."""
+        entry = self.of_base(base.name)
+        return entry if entry is not None and entry.life.state not in _IDLE else None
+
+    def _add(self, row: VariantRow, quality: Quality | None) -> None:
+        life = ServingLife(row.id, self._supervisor)
+        entry = entry_of(row, life, self.bases, self._store.data_dir / "variants")
+        entry.quality = quality
+        self._entries[row.id] = entry
+
+    def of_base(self, base: str) -> Entry | None:
+        """Of a base's casts: one that serves, one that is coming, the default one, any."""
+        casts = [entry for entry in self._entries.values() if entry.row.base == base and entry.row.kind == "cast"]
+        return min(casts, key=self._preference, default=None)
+
+    def _preference(self, entry: Entry) -> tuple[bool, bool, bool]:
+        auto = fit.auto_dtype(entry.base.info.dtype, self._settings.device) if entry.base is not None else ""
+        return not entry.life.is_serving, entry.life.state in _IDLE, entry.row.method != auto
+
+    def _promised_bytes(self) -> int:
+        loading = (entry for entry in self._entries.values() if entry.life.state is VariantState.LOADING)
+        return sum(entry.estimated_bytes() for entry in loading)
+
+    async def _forget_base_if_unused(self, base: str) -> None:
+        if any(entry.row.base == base for entry in self._entries.values()):
+            return
+        try:
+            await self.bases.forget(base)
+        except sqlite3.IntegrityError:
+            logger.info("base got a new variant meanwhile", extra={"base": base})
+
+    def _delete_registration(self, variant_id: str) -> None:
+        registration = self.registrations.find(variant_id)
+        assert registration is not None
+        if not registration.task.done():
+            raise Conflict(f"'{variant_id}' is being downloaded.", code="variant_busy")
+        self.registrations.forget(registration.name)
+
+
+def _quality(values: dict[str, float] | None) -> Quality | None:
+    if values is None:
+        return None
+    return Quality(kl_mean=values["kl_mean"], top1_agreement=values["top1_agreement"])

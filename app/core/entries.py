@@ -1,0 +1,120 @@
+"""One variant in memory: its row, its serving life, its quality; and the snapshot that others see of it."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from app.core import fit
+from app.core.bases import Bases
+from app.core.serving import ServingLife
+from app.core.variants import Quality, Variant
+from app.store.bases import BaseRow
+from app.store.variants import VariantRow
+from app.supervisor.supervisor import Supervisor
+from workers.protocol.specs import EchoSpec
+
+ECHO: Final = "echo"
+ECHO_MAX_MODEL_LEN: Final = 4096
+
+
+@dataclass(slots=True, kw_only=True)
+class Entry:
+    """folder: with config.json and weights. text_folder: with tokenizer.json. echo, and no base: a stand-in."""
+
+    row: VariantRow
+    life: ServingLife
+    base: BaseRow | None
+    folder: Path
+    text_folder: Path
+    quality: Quality | None = None
+    echo: EchoSpec | None = None
+
+    @property
+    def is_cast(self) -> bool:
+        """True for a base in one dtype: the dtype is its method."""
+        return self.echo is None and self.row.kind == "cast"
+
+    def estimated_bytes(self, kv_cache_bytes: int | None = None) -> int:
+        """What a load is expected to take."""
+        return fit.estimated_bytes(self.row.weight_bytes, kv_cache_bytes)
+
+    def snapshot(self) -> Variant:
+        """The variant as it is now."""
+        life, base, row = self.life, self.base, self.row
+        stats = life.worker.stats if life.worker is not None else None
+        return Variant(
+            id=row.id,
+            base=row.base,
+            method=row.method,
+            kind="echo" if base is None else row.kind,
+            created=row.created,
+            state=life.state,
+            reason=life.reason,
+            folder=self.text_folder,
+            architecture=base.info.architecture if base is not None else "Echo",
+            num_parameters=base.info.num_parameters if base is not None else 0,
+            max_model_len=base.info.max_model_len if base is not None else ECHO_MAX_MODEL_LEN,
+            format=row.format,
+            bits=row.bits,
+            bytes_on_disk=row.disk_bytes,
+            estimated_bytes=self.estimated_bytes(),
+            info=life.info,
+            restarts=life.restarts,
+            running=stats.num_running if stats is not None else 0,
+            waiting=stats.num_waiting if stats is not None else 0,
+            process_bytes=_process_bytes(life),
+            quality=self.quality,
+        )
+
+
+def _process_bytes(life: ServingLife) -> int | None:
+    """What the worker holds: of its newest step, or as it was after the load."""
+    if life.worker is None or life.info is None:
+        return None
+    return life.worker.stats.process_bytes or life.info.process_bytes
+
+
+def cast_row(base: BaseRow, dtype: str, created: int) -> VariantRow:
+    """The row of a base in one dtype, which has no files of its own."""
+    info = base.info
+    is_plain = info.quantization is None
+    return VariantRow(
+        id=f"{base.name}/{dtype}",
+        base=base.name,
+        method=dtype,
+        kind="cast",
+        dir=None,
+        format=dtype if info.quantization is None else info.quantization,
+        bits=8 * fit.DTYPE_BYTES[dtype],
+        weight_bytes=fit.cast_bytes(info.weight_bytes, info.dtype, dtype) if is_plain else info.weight_bytes,
+        disk_bytes=0,
+        created=created,
+    )
+
+
+def entry_of(row: VariantRow, life: ServingLife, bases: Bases, variants_dir: Path) -> Entry:
+    """The entry of a stored row."""
+    base = bases.get(row.base)
+    assert base is not None, "the foreign key promises it"
+    folder = Path(base.info.path) if row.dir is None else variants_dir / row.dir
+    text_folder = bases.text_folder(base) if row.dir is None else folder
+    return Entry(row=row, life=life, base=base, folder=folder, text_folder=text_folder)
+
+
+def echo_entry(name: str, supervisor: Supervisor, text_folder: Path, spec: EchoSpec) -> Entry:
+    """The stand-in `echo/<name>`: no files, a real tokenizer, a worker that repeats the prompt."""
+    row = VariantRow(
+        id=f"{ECHO}/{name}",
+        base=ECHO,
+        method=ECHO,
+        kind="cast",
+        dir=None,
+        format="fp32",
+        bits=32,
+        weight_bytes=0,
+        disk_bytes=0,
+        created=int(time.time()),
+    )
+    life = ServingLife(row.id, supervisor)
+    return Entry(row=row, life=life, base=None, folder=text_folder, text_folder=text_folder, echo=spec)

@@ -1,0 +1,314 @@
+"""Compression jobs: accepted when they are on disk, run one at a time, watched, cancelled, finished after a crash."""
+
+import asyncio
+import logging
+import shutil
+import sqlite3
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Concatenate, Final, ParamSpec
+
+from app.core import publish
+from app.core.catalog import Catalog
+from app.core.job_documents import QUANTIZE, QuantizeSpec, encode, job_object, progress_object, spec_of
+from app.core.quantization import QuantizeRun, RunCancelled, check_disk
+from app.core.variants import Quality, VariantState
+from app.errors import ApiError, Conflict, NotFound
+from app.schemas.jobs import JobObject, JobResultObject, ProgressObject
+from app.settings import Settings
+from app.store import events, folders
+from app.store import jobs as job_rows
+from app.store.database import Store
+from app.store.events import EventRow
+from app.store.jobs import JobRow, JobState, StaleJob
+from app.supervisor.job import JobFailed
+from app.supervisor.stream import WorkerGone
+from app.supervisor.supervisor import Supervisor
+from workers.protocol.messages import JobProgress
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+
+KEY_LIFETIME_S: Final = 24 * 3600
+# A tick becomes an event at most this often; the job itself always tells the newest.
+EVENT_INTERVAL_S: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveJob:
+    """A job that runs now; ratio 0 to 1."""
+
+    id: str
+    kind: str
+    ratio: float
+
+
+class Jobs:
+    """The queue, and the one task that works on it."""
+
+    def __init__(self, settings: Settings, store: Store, supervisor: Supervisor, catalog: Catalog) -> None:
+        self._settings = settings
+        self._store = store
+        self._supervisor = supervisor
+        self._catalog = catalog
+        self._queued = asyncio.Event()
+        self._news = asyncio.Event()
+        self._run: QuantizeRun | None = None
+        self._progress: ProgressObject | None = None
+        self._event_due_at_s = 0.0
+        self._is_stopping = False
+        self._worker: asyncio.Task[None] | None = None
+        self._writes: set[asyncio.Task[None]] = set()
+
+    async def recover(self) -> None:
+        """Before anything else reads the store: finish or queue again what a dead server has left."""
+        await self._store.run(publish.recover, self._store.data_dir)
+
+    def start(self) -> None:
+        """Begin to work on the queue."""
+        self._worker = asyncio.get_running_loop().create_task(self._work())
+        self._worker.add_done_callback(_log_death)
+
+    async def stop(self) -> None:
+        """Stop the running job, which goes back into the queue for the next server."""
+        self._is_stopping = True
+        self._queued.set()
+        if self._run is not None:
+            await self._run.cancel()
+        if self._worker is not None:
+            await asyncio.wait({self._worker})
+        if self._writes:
+            await asyncio.wait(self._writes)
+
+    def running(self) -> list[LiveJob]:
+        """What runs now, for the metrics."""
+        if self._run is None:
+            return []
+        return [LiveJob(id=self._run.job_id, kind=QUANTIZE, ratio=self._progress.ratio if self._progress else 0.0)]
+
+    async def submit(self, spec: QuantizeSpec, idem_key: str | None) -> JobObject:
+        """Accept a job; it is on disk when this returns. The same key with the same spec returns the same job.
+
+        Raises ApiError: key used for something else, variant exists, job under way, no room on disk.
+        """
+        refusal = self._refusal(spec)
+        row = JobRow(
+            id=str(uuid.uuid4()),
+            kind=QUANTIZE,
+            spec_json=encode(spec),
+            spec_hash=spec.digest(),
+            idem_key=idem_key,
+            variant=spec.variant,
+            state=JobState.QUEUED,
+            attempt=0,
+            error_code=None,
+            error_message=None,
+            result_json=None,
+            created=time.time(),
+            started=None,
+            finished=None,
+        )
+        accepted = await self._store.run(_accept, row, refusal)
+        self._queued.set()
+        logger.info("job accepted", extra={"job_id": accepted.id, "variant": spec.variant})
+        return self._object(accepted)
+
+    async def list(self) -> list[JobObject]:
+        """Every job, newest first."""
+        rows = await self._store.run(job_rows.select_all)
+        return [self._object(row) for row in reversed(rows)]
+
+    async def get(self, job_id: str) -> JobObject:
+        """One job. Raises NotFound."""
+        return self._object(await self._row(job_id))
+
+    async def cancel(self, job_id: str) -> JobObject:
+        """End a job and remove what it wrote. Raises NotFound, and Conflict if it has ended or is being published."""
+        row = await self._row(job_id)
+        if row.state is JobState.QUEUED:
+            try:
+                cancelled = await self._move(job_rows.finish, job_id, JobState.QUEUED, JobState.CANCELLED)
+            except StaleJob:
+                row = await self._row(job_id)
+            else:
+                return self._object(cancelled)
+        run = self._run
+        if row.state is JobState.RUNNING and run is not None and run.job_id == job_id:
+            await run.cancel()
+            await run.ended.wait()
+            return await self.get(job_id)
+        raise Conflict(f"Job '{job_id}' is {row.state}; it cannot be cancelled any more.", code="job_finished")
+
+    async def events(self, job_id: str, after: int, ping_s: float) -> AsyncIterator[EventRow | None]:
+        """The job's events behind number `after`, to its end; None when nothing happened for ping_s."""
+        while True:
+            news = self._news
+            rows = await self._store.run(events.select_after, job_id, after)
+            for row in rows:
+                after = row.seq
+                yield row
+            if rows:
+                continue
+            if (await self._row(job_id)).state.is_final:
+                return
+            try:
+                await asyncio.wait_for(news.wait(), ping_s)
+            except TimeoutError:
+                yield None
+
+    async def _work(self) -> None:
+        while not self._is_stopping:
+            self._queued.clear()
+            queued = [row for row in await self._store.run(job_rows.select_open) if row.state is JobState.QUEUED]
+            if not queued:
+                await self._queued.wait()
+                continue
+            try:
+                row = await self._move(job_rows.start, queued[0].id)
+            except StaleJob:
+                continue
+            await self._run_one(row)
+
+    async def _run_one(self, row: JobRow) -> None:
+        spec = spec_of(row)
+        failure: tuple[str, str] | None = None
+        base = self._catalog.bases.get(spec.base)
+        assert base is not None, "a base with an open job is not forgotten"
+        self._progress, self._event_due_at_s = None, 0.0
+        run = self._run = QuantizeRun(
+            row.id, spec, base, self._settings, self._supervisor, lambda tick: self._tick(row.id, tick)
+        )
+        try:
+            self._catalog.bases.check_unchanged(base)
+            result = await run.execute(self._catalog.bases.text_folder(base))
+            await self._publish(row, spec, result)
+        except RunCancelled:
+            await self._after_cancel(row)
+        except ApiError as error:
+            failure = (error.code or "internal", error.message)
+        except JobFailed as error:
+            failure = (error.code.value, error.message)
+        except WorkerGone as gone:
+            failure = ("job_crashed", f"The job died: {gone.reason}.")
+        except OSError as error:
+            failure = ("disk_error", f"The job could not write its files: {error.strerror}.")
+        finally:
+            await asyncio.to_thread(shutil.rmtree, publish.staging_of(self._store.data_dir, row.id), True)
+            if failure is not None:
+                await self._fail(row.id, *failure)
+            self._run = self._progress = None
+            run.ended.set()
+
+    async def _publish(self, row: JobRow, spec: QuantizeSpec, result: JobResultObject) -> None:
+        old = self._catalog.find(spec.variant)
+        if old is not None and old.life.state not in (VariantState.REGISTERED, VariantState.FAILED):
+            raise Conflict(f"'{spec.variant}' was loaded while its successor was made.", code="variant_busy")
+        publishing = await self._move(job_rows.begin_publishing, row.id, encode(result))
+        data_dir = self._store.data_dir
+        await asyncio.to_thread(publish.move_into_place, data_dir, row.id)
+        variant, replaced = await self._store.run(publish.record, publishing)
+        self._tell()
+        self._catalog.published(variant, Quality(kl_mean=result.kl_mean, top1_agreement=result.top1_agreement))
+        logger.info("variant published", extra={"variant": variant.id, "job_id": row.id})
+        if replaced is not None:
+            await asyncio.to_thread(folders.discard, data_dir / "variants" / replaced, data_dir)
+
+    async def _after_cancel(self, row: JobRow) -> None:
+        if self._is_stopping:
+            await self._move(job_rows.requeue, row.id, JobState.RUNNING, is_attempt_lost=False)
+        else:
+            await self._move(job_rows.finish, row.id, JobState.RUNNING, JobState.CANCELLED)
+
+    async def _fail(self, job_id: str, code: str, message: str) -> None:
+        logger.error("job failed: %s", message, extra={"job_id": job_id, "code": code})
+        state = (await self._row(job_id)).state
+        await self._move(job_rows.finish, job_id, state, JobState.FAILED, error_code=code, error_message=message)
+
+    async def _move(
+        self,
+        transition: Callable[Concatenate[sqlite3.Connection, P], JobRow],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> JobRow:
+        """One transition and its event in one transaction. Raises StaleJob if the job is in another state."""
+
+        def work(connection: sqlite3.Connection) -> JobRow:
+            return publish.note(connection, transition(connection, *args, **kwargs))
+
+        row = await self._store.run(work)
+        self._tell()
+        logger.info("job is %s", row.state, extra={"job_id": row.id, "variant": row.variant})
+        return row
+
+    def _tick(self, job_id: str, tick: JobProgress) -> None:
+        is_new_phase = self._progress is None or self._progress.phase != tick.phase
+        self._progress = progress_object(tick)
+        now_s = time.monotonic()
+        if is_new_phase or tick.done >= tick.total or now_s >= self._event_due_at_s:
+            self._event_due_at_s = now_s + EVENT_INTERVAL_S
+            task = asyncio.get_running_loop().create_task(self._store_tick(job_id, encode(self._progress)))
+            self._writes.add(task)
+            task.add_done_callback(self._writes.discard)
+
+    async def _store_tick(self, job_id: str, data_json: str) -> None:
+        await self._store.run(events.append, job_id, "progress", data_json)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Wake everyone who follows a job."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _refusal(self, spec: QuantizeSpec) -> ApiError | None:
+        """Why this job cannot be accepted, unless it has been already."""
+        old = self._catalog.find(spec.variant)
+        if old is not None and not spec.force:
+            return Conflict(
+                f"Variant '{spec.variant}' exists; give another 'name', or say \"force\": true to replace it.",
+                code="variant_exists",
+            )
+        if old is not None and old.life.state not in (VariantState.REGISTERED, VariantState.FAILED):
+            return Conflict(f"Variant '{spec.variant}' is loaded; unload it first.", code="variant_busy")
+        base = self._catalog.bases.get(spec.base)
+        assert base is not None, "resolved against the catalog"
+        try:
+            self._catalog.bases.check_unchanged(base)
+            check_disk(base, self._store.data_dir)
+        except ApiError as error:
+            return error
+        return None
+
+    def _object(self, row: JobRow) -> JobObject:
+        is_running = self._run is not None and self._run.job_id == row.id
+        return job_object(row, self._progress if is_running else None)
+
+    async def _row(self, job_id: str) -> JobRow:
+        row = await self._store.run(job_rows.select_one, job_id)
+        if row is None:
+            raise NotFound(f"No job '{job_id[:64]}'; GET /v1/jobs lists all of them.", code="job_not_found")
+        return row
+
+
+def _accept(connection: sqlite3.Connection, row: JobRow, refusal: ApiError | None) -> JobRow:
+    """Insert the job, or return the one that was made with its idempotency key."""
+    job_rows.forget_keys_before(connection, row.created - KEY_LIFETIME_S)
+    known = job_rows.select_by_key(connection, row.idem_key) if row.idem_key is not None else None
+    if known is not None:
+        if known.spec_hash != row.spec_hash:
+            raise Conflict("This Idempotency-Key was used with another body.", code="idempotency_mismatch")
+        return known
+    if refusal is not None:
+        raise refusal
+    for other in job_rows.select_open(connection):
+        if other.variant == row.variant:
+            raise Conflict(f"Job '{other.id}' is already making '{row.variant}'.", code="job_running")
+    job_rows.insert(connection, row)
+    return publish.note(connection, row)
+
+
+def _log_death(worker: "asyncio.Task[None]") -> None:
+    if not worker.cancelled() and worker.exception() is not None:
+        logger.critical("the job queue stands still until the next start", exc_info=worker.exception())

@@ -1,0 +1,141 @@
+"""From what a client calls a model to a worker that loads it: find it, or register it first."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from app.core import fit, names
+from app.core.bases import Source
+from app.core.catalog import Catalog
+from app.core.entries import ECHO, Entry
+from app.core.load_request import LoadRequest
+from app.core.registration import Registration
+from app.core.variants import Variant, VariantState
+from app.errors import ApiError, InvalidRequest
+from app.settings import Settings
+from app.store.bases import BaseRow
+
+logger = logging.getLogger(__name__)
+
+# A hub model that is already in the cache is registered within this; a download takes longer, and nobody waits.
+_REGISTRATION_WAIT_S: Final = 2.0
+
+
+class Loader:
+    """Answers POST /v1/load, and loads what the operator wants at the start."""
+
+    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._at_start: dict[str, str] = {}
+
+    async def load(self, request: LoadRequest, *, wait: bool) -> Variant:
+        """Begin to load; with wait, until it is ready. Concurrent loads of one variant are one load.
+
+        Raises ApiError if it cannot be loaded; without wait, a later failure is seen in the variant's state.
+        """
+        found = self._find(request)
+        if isinstance(found, Source):
+            registration = self._begin_registration(request, found)
+            if found.hub_id is not None and not wait:
+                await asyncio.wait({registration.task}, timeout=_REGISTRATION_WAIT_S)
+                if not registration.task.done():
+                    self._spawn(self._load_later(request, registration))
+                    return registration.variant()
+            found = await asyncio.shield(registration.task)
+        entry = await self._cast(request, found) if isinstance(found, BaseRow) else found
+        self._catalog.begin_load(entry, request)
+        if wait:
+            await entry.life.settle()
+            if entry.life.state is VariantState.FAILED and entry.life.error is not None:
+                raise entry.life.error
+        return entry.snapshot()
+
+    def start(self, models: Iterable[str]) -> None:
+        """Begin to load what the operator named."""
+        for model in models:
+            self._at_start[model] = "loading"
+            self._spawn(self._load_at_start(model))
+
+    def unready(self) -> dict[str, str]:
+        """What must be ready and is not, and why: asked for at the start, or loaded since and not unloaded."""
+        late = {model: why for model, why in self._at_start.items() if not self._is_serving(model)}
+        return late | {variant.id: variant.reason or str(variant.state) for variant in self._catalog.unready()}
+
+    async def stop(self) -> None:
+        """Forget loads that wait for a download."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _find(self, request: LoadRequest) -> Entry | BaseRow | Source:
+        model = request.model
+        if model.startswith("/"):
+            source = self._catalog.bases.local_source(model, is_trusted=request.is_trusted)
+            return self._catalog.bases.find(source) or source
+        entry = self._catalog.find(model)
+        if entry is not None:
+            return self._checked(entry, request)
+        if self._settings.enable_echo and model.partition("/")[0] == ECHO:
+            return self._catalog.add_echo(names.check_part(model.partition("/")[2] or ECHO, "model"))
+        base_name = model.removesuffix("/auto")
+        base = self._catalog.bases.get(base_name)
+        if base is not None:
+            return base
+        if names.is_hub_id(model) and self._catalog.bases.get(model.partition("/")[0]) is None:
+            hub = Source(hub_id=model, revision=request.revision)
+            return self._catalog.bases.find(hub) or hub
+        raise names.not_found(model, [variant.id for variant in self._catalog.list()])
+
+    def _checked(self, entry: Entry, request: LoadRequest) -> Entry:
+        if request.dtype != "auto" and entry.is_cast and request.dtype != entry.row.method:
+            raise InvalidRequest(
+                f"Variant '{entry.row.id}' is {entry.row.method}; name its base, '{entry.row.base}', "
+                f"to load it as {request.dtype}.",
+                param="dtype",
+            )
+        return entry
+
+    def _begin_registration(self, request: LoadRequest, source: Source) -> Registration:
+        name = names.base_name(source.text) if request.name is None else names.check_part(request.name, "name")
+        if name == ECHO:
+            raise InvalidRequest("The base name 'echo' is taken by the stand-in model; give another.", param="name")
+        return self._catalog.registrations.begin(name, source, request.dtype)
+
+    async def _cast(self, request: LoadRequest, base: BaseRow) -> Entry:
+        """The variant of a base that a load means: the dtype asked for, else one that is loaded, else the default."""
+        default = fit.auto_dtype(base.info.dtype, request.device or self._settings.device)
+        if request.dtype != "auto":
+            return await self._catalog.cast(base, request.dtype)
+        return self._catalog.loaded_cast(base) or await self._catalog.cast(base, default)
+
+    async def _load_later(self, request: LoadRequest, registration: Registration) -> None:
+        try:
+            base = await asyncio.shield(registration.task)
+            self._catalog.begin_load(await self._cast(request, base), request)
+        except ApiError as error:
+            logger.error("load failed: %s", error.message, extra={"base": registration.name})
+
+    async def _load_at_start(self, model: str) -> None:
+        source = str(Path(model).resolve()) if model.startswith((".", "/")) else model
+        try:
+            variant = await self.load(LoadRequest(model=source, is_trusted=True), wait=True)
+        except ApiError as error:
+            self._at_start[model] = error.message
+            logger.error("cannot load %s: %s", model, error.message)
+        else:
+            logger.info("loaded at the start", extra={"variant": variant.id})
+            del self._at_start[model]
+
+    def _is_serving(self, model: str) -> bool:
+        """True if somebody has loaded what could not be loaded at the start."""
+        entry = self._catalog.find(model) or self._catalog.of_base(model)
+        return entry is not None and entry.life.is_serving
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,63 @@
+"""Everything behind the routes, built in one place and started and stopped in one order."""
+
+import logging
+from collections.abc import Sequence
+
+from app.core.catalog import Catalog
+from app.core.jobs import Jobs
+from app.core.loading import Loader
+from app.settings import Settings
+from app.store.database import Store
+from app.supervisor.supervisor import Supervisor, Watch
+
+logger = logging.getLogger(__name__)
+
+
+class Server:
+    """The parts of one server. Nothing runs and no file is touched before `start`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = Store(settings.data_dir)
+        self.supervisor = Supervisor(
+            Watch(
+                step_timeout_s=settings.step_timeout_s,
+                load_timeout_s=settings.load_timeout_s,
+                faults=settings.faults or "",
+            )
+        )
+        self.catalog = Catalog(settings, self.store, self.supervisor)
+        self.loader = Loader(settings, self.catalog)
+        self.jobs = Jobs(settings, self.store, self.supervisor, self.catalog)
+        self.is_draining = False
+
+    async def start(self, load: Sequence[str] = ()) -> None:
+        """Take the data folder, mend what a crash has left, register the embedded model, begin to load `load`.
+
+        Raises DataDirInUse, DatabaseDamaged, SchemaTooNew, or ApiError if the embedded model is not usable.
+        """
+        await self.store.open()
+        try:
+            await self.supervisor.start()
+            await self.jobs.recover()
+            await self.catalog.start()
+        except BaseException:
+            await self.supervisor.stop()
+            await self.store.close()
+            raise
+        self.jobs.start()
+        self.load_at_start(load)
+
+    def load_at_start(self, models: Sequence[str]) -> None:
+        """Load what the operator named, in the background; /readyz says no until all of it is ready."""
+        self.loader.start(models)
+
+    async def stop(self) -> None:
+        """Let requests end, put the running job back into the queue, end every child, close the store."""
+        self.is_draining = True
+        logger.info("stopping")
+        await self.loader.stop()
+        await self.jobs.stop()
+        await self.catalog.stop()
+        await self.supervisor.stop()
+        await self.store.close()

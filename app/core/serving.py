@@ -1,0 +1,167 @@
+"""One variant's serving life: load, crash, restart, unload. The one place that moves a variant's state."""
+
+import asyncio
+import logging
+import time
+
+from app.core.variants import VariantState, move
+from app.errors import ApiError, Unavailable, WorkerCrashed, from_worker
+from app.supervisor.restart import Backoff
+from app.supervisor.stream import WorkerGone
+from app.supervisor.supervisor import Supervisor
+from app.supervisor.worker import LoadFailed, Worker
+from workers.protocol.messages import ModelInfo
+from workers.protocol.specs import ServeSpec
+
+logger = logging.getLogger(__name__)
+
+
+class ServingLife:
+    """The state of one variant and the task that keeps a worker behind it while it is wanted.
+
+    reason: why it is failed or restarting. error: what a failed load tells its client. is_required: /readyz waits
+    for it: it was asked for at the start, or it has been ready and nobody has unloaded it since.
+    """
+
+    def __init__(self, variant_id: str, supervisor: Supervisor) -> None:
+        self.variant_id = variant_id
+        self.state = VariantState.REGISTERED
+        self.reason: str | None = None
+        self.error: ApiError | None = None
+        self.spec: ServeSpec | None = None
+        self.worker: Worker | None = None
+        self.info: ModelInfo | None = None
+        self.restarts = 0
+        self.is_required = False
+        self._supervisor = supervisor
+        self._life: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._unloading: asyncio.Task[None] | None = None
+
+    def load(self, spec: ServeSpec) -> None:
+        """registered or failed -> loading; the worker starts in the background."""
+        self._move(VariantState.LOADING)
+        self.spec = spec
+        self.reason = self.error = None
+        self.restarts = 0
+        self._life = asyncio.get_running_loop().create_task(self._keep_serving(spec))
+
+    async def unload(self, drain_s: float) -> None:
+        """Any loaded state -> unloading -> registered; returns when the process is gone. Callers share one unload."""
+        if self.state is VariantState.REGISTERED:
+            return
+        if self._unloading is None:
+            self._move(VariantState.UNLOADING)
+            self._unloading = asyncio.get_running_loop().create_task(self._unload(drain_s))
+        await asyncio.shield(self._unloading)
+
+    async def settle(self, timeout_s: float | None = None) -> None:
+        """Wait until the variant is neither loading, restarting nor unloading. Raises TimeoutError."""
+        passing = (VariantState.LOADING, VariantState.RESTARTING, VariantState.UNLOADING)
+        async with asyncio.timeout(timeout_s):
+            while self.state in passing:
+                await self._changed.wait()
+
+    async def wait_serving(self, timeout_s: float) -> Worker:
+        """The worker, as soon as requests can go to it. Raises ApiError when that will not be, or not in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.is_serving:
+                    if self.state in (VariantState.FAILED, VariantState.REGISTERED, VariantState.UNLOADING):
+                        raise self._unready()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise self._unready() from None
+        return self.require_ready()
+
+    @property
+    def is_serving(self) -> bool:
+        """True if requests can go to the worker now."""
+        return self.state is VariantState.READY and self.worker is not None and self.worker.is_ready
+
+    def require_ready(self) -> Worker:
+        """The worker, if requests can go to it now; else the ApiError that says what to do."""
+        if self.is_serving and self.worker is not None:
+            return self.worker
+        raise self._unready()
+
+    def _unready(self) -> ApiError:
+        name = self.variant_id
+        match self.state:
+            case VariantState.FAILED:
+                return WorkerCrashed(
+                    f"Variant '{name}' has failed: {self.reason}. POST /v1/load loads it again.", code="worker_crashed"
+                )
+            case VariantState.REGISTERED:
+                return Unavailable(
+                    f'Variant \'{name}\' is not loaded; POST /v1/load {{"model": "{name}"}} loads it.',
+                    retry_after_s=5,
+                    code="model_not_loaded",
+                )
+            case VariantState.UNLOADING:
+                return Unavailable(f"Variant '{name}' is being unloaded.", retry_after_s=5, code="model_unloading")
+        return Unavailable(
+            f"Variant '{name}' is {self._phase}; wait for GET /v1/variants/{name} to say ready.", retry_after_s=2
+        )
+
+    @property
+    def _phase(self) -> str:
+        return "loading" if self.state is VariantState.LOADING else "restarting"
+
+    async def _keep_serving(self, spec: ServeSpec) -> None:
+        backoff = Backoff(self._supervisor.watch.restart)
+        while True:
+            try:
+                worker = self.worker = await self._supervisor.start_worker(spec)
+                self._become_ready(await worker.wait_ready())
+                await worker.wait_gone()
+                crash = worker.gone_reason
+            except LoadFailed as failed:
+                await worker.kill()
+                self._fail(failed.message, from_worker(failed.code, failed.message))
+                return
+            except WorkerGone as gone:
+                crash = gone.reason
+            except OSError as error:
+                crash = f"no process could be started: {error.strerror}"
+            delay_s = backoff.next_delay_s()
+            # A first load is not tried again: most likely it ran out of memory, and its client waits for an answer.
+            if delay_s is None or self.state is VariantState.LOADING:
+                self._fail(crash, WorkerCrashed(f"The worker of '{self.variant_id}' died while loading: {crash}."))
+                return
+            if self.state is VariantState.READY:
+                self._move(VariantState.RESTARTING)
+            self.reason = crash
+            await asyncio.sleep(delay_s)
+            self.restarts += 1
+
+    async def _unload(self, drain_s: float) -> None:
+        if self._life is not None:
+            self._life.cancel()
+            await asyncio.wait({self._life})
+            self._life = None
+        if self.worker is not None:
+            started_s = time.monotonic()
+            await self.worker.stop(drain_s)
+            logger.info("worker is gone after %.1f s", time.monotonic() - started_s, extra={"variant": self.variant_id})
+        self.worker = self.info = self.spec = self.error = self.reason = None
+        self.is_required = False
+        self._unloading = None
+        self._move(VariantState.REGISTERED)
+
+    def _become_ready(self, info: ModelInfo) -> None:
+        self.info = info
+        self.reason = self.error = None
+        self.is_required = True
+        self._move(VariantState.READY)
+
+    def _fail(self, reason: str, error: ApiError) -> None:
+        self.reason, self.error = reason, error
+        self.worker = self.info = None
+        self._move(VariantState.FAILED)
+
+    def _move(self, then: VariantState) -> None:
+        before, self.state = self.state, move(self.state, then)
+        logger.info("%s -> %s", before, then, extra={"variant": self.variant_id})
+        self._changed.set()
+        self._changed = asyncio.Event()
