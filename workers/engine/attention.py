@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from workers.engine.kv_pool import LayerPool
 from workers.engine.plan import Keys, StepPlan
+from workers.engine.refusal import LaneRefusedError
 
 # What modelling code passes along that changes nothing here: positions are in the keys by now, the window is measured
 # from the model's own mask at load, the rest asks for outputs that we do not return or describes training.
@@ -27,15 +28,11 @@ IGNORED_ARGUMENTS = frozenset(
 )  # fmt: skip
 
 
-class UnsupportedAttentionError(Exception):
-    """A layer asks attention for something that the packed lane does not compute; the message names it."""
-
-
 def check_arguments(arguments: Mapping[str, object]) -> None:
-    """Raise UnsupportedAttentionError if modelling code passes something that would have to change the result."""
+    """Raise LaneRefusedError if modelling code passes something that would have to change the result."""
     for name, value in arguments.items():
         if value is not None and name not in IGNORED_ARGUMENTS and not (name == "is_causal" and value is True):
-            raise UnsupportedAttentionError(f"attention is called with {name}={value!r:.60}")
+            raise LaneRefusedError(f"attention is called with {name}={value!r:.60}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,7 @@ class PagedAttention:
         check_arguments(arguments)
         plan = self.plan
         if attention_mask is not None or plan is None:
-            raise UnsupportedAttentionError("attention is called with a mask of the model's own making")
+            raise LaneRefusedError("attention is called with a mask of the model's own making")
         batch, num_heads, length, key_dim = query.shape
         num_kv_heads, value_dim = value.shape[1], value.shape[3]
         pool = self._pools[module]

@@ -20,12 +20,10 @@ from transformers.cache_utils import (
     LinearAttentionCacheLayerMixin,
 )
 
+from workers.engine.refusal import LaneRefusedError
+
 # Which state: layer index, "conv" or "recurrent", and its number within the layer.
 StateKey = tuple[int, str, int]
-
-
-class UnsupportedCacheError(Exception):
-    """A layer keeps something between steps that neither the page pool nor the state pool holds."""
 
 
 class PassthroughLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __init_subclass__ has no types
@@ -144,4 +142,4 @@ def _replace(layer: object) -> CacheLayerMixin | LinearAttentionCacheLayerMixin 
         return kind(layer.number_of_states)
     if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer):
         return PassthroughLayer()  # type: ignore[no-untyped-call]
-    raise UnsupportedCacheError(f"the model keeps a {type(layer).__name__} between steps")
+    raise LaneRefusedError(f"the model keeps a {type(layer).__name__} between steps")

@@ -6,6 +6,7 @@ by eight tokens, in any architecture.
 """
 
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,10 +18,11 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from workers.engine.attention import UnsupportedAttentionError, check_arguments
-from workers.engine.cache import PassthroughCache, StateKey, UnsupportedCacheError
+from workers.engine.attention import check_arguments
+from workers.engine.cache import PassthroughCache, StateKey
 from workers.engine.kv_pool import AttentionShape
 from workers.engine.model_call import ModelCall
+from workers.engine.refusal import LaneRefusedError
 
 PROBE_TOKENS = 8
 _numbers = itertools.count()
@@ -42,47 +44,48 @@ class ModelFacts:
 def register_attention(attention: Callable[..., object], mask: Callable[..., object] | None = None) -> str:
     """Make `attention` known to transformers; returns the name for `set_attn_implementation`.
 
-    Without a mask function, modelling code builds no mask at all and passes None.
+    Without a mask function, modelling code builds no mask at all and passes None. The registry is never emptied, so it
+    gets a weak reference: a refused lane must not keep its pools.
     """
     name = f"slimserve_{next(_numbers)}"
-    ALL_ATTENTION_FUNCTIONS.register(name, attention)
+    ALL_ATTENTION_FUNCTIONS.register(name, weakref.proxy(attention))
     if mask is not None:
-        ALL_MASK_ATTENTION_FUNCTIONS.register(name, mask)
+        ALL_MASK_ATTENTION_FUNCTIONS.register(name, mask)  # holds no tensor
     return name
 
 
 def probe(model: PreTrainedModel, max_model_len: int) -> ModelFacts:
     """Run eight tokens through `model` with an attention that only takes notes.
 
-    Raises UnsupportedAttentionError or UnsupportedCacheError where the packed lane cannot stand in for the model's own
+    Raises LaneRefusedError where the packed lane cannot stand in for the model's own
     attention and cache, and whatever the model raises. The model's attention implementation is put back.
     """
     facts, notes = ModelFacts(), _Notes(max_model_len)
     cache = PassthroughCache(model.config)
     call = ModelCall(model)
-    with attention_set(model, register_attention(notes.attend, notes.mask)), torch.inference_mode():
+    with attention_set(model, register_attention(notes, notes.mask)), torch.inference_mode():
         positions = call.tensor(list(range(PROBE_TOKENS)))
         logits = call(
             positions[None] % model.config.get_text_config().vocab_size, positions[None], cache, positions[-1:]
         )
     states = cache.states()
     if not notes.shapes and not states:
-        raise UnsupportedAttentionError(f"{type(model).__name__} never calls its attention function")
+        raise LaneRefusedError(f"{type(model).__name__} never calls its attention function")
     for key, state in states.items():
         if state.shape[0] != 1:
-            raise UnsupportedCacheError(f"state {key} has shape {tuple(state.shape)} for a batch of one")
+            raise LaneRefusedError(f"state {key} has shape {tuple(state.shape)} for a batch of one")
         facts.states[key] = (state.shape[1:], state.dtype)
     facts.attention, facts.vocab_size = notes.shapes, logits.shape[-1]
     return facts
 
 
 def set_attention(model: PreTrainedModel, name: str) -> None:
-    """Switch the attention of `model`. Raises UnsupportedAttentionError where its layers do not ask by name."""
+    """Switch the attention of `model`. Raises LaneRefusedError where its layers do not ask by name."""
     if model.config._attn_implementation == name:
         return
     model.set_attn_implementation(name)
     if model.config._attn_implementation != name:
-        raise UnsupportedAttentionError(f"{type(model).__name__} has no exchangeable attention")
+        raise LaneRefusedError(f"{type(model).__name__} has no exchangeable attention")
 
 
 @contextmanager
@@ -112,7 +115,7 @@ class _Notes:
         self._windows.append(measured_window(mask_function, self._max_model_len))
         return torch.full((batch_size, 1, q_length, kv_length), float(len(self._windows) - 1))
 
-    def attend(
+    def __call__(
         self,
         module: nn.Module,
         query: Tensor,
@@ -128,13 +131,13 @@ class _Notes:
             arguments.pop(known, None)
         check_arguments(arguments)
         if module in self.shapes:
-            raise UnsupportedAttentionError(f"{type(module).__name__} attends twice in one forward")
+            raise LaneRefusedError(f"{type(module).__name__} attends twice in one forward")
         if key.shape[2] != query.shape[2]:
-            raise UnsupportedAttentionError(f"{type(module).__name__} attends to tokens other than its own")
+            raise LaneRefusedError(f"{type(module).__name__} attends to tokens other than its own")
         if attention_mask is not None:
             tags = torch.unique(attention_mask).tolist()
             if len(tags) != 1 or tags[0] not in range(len(self._windows)):
-                raise UnsupportedAttentionError(f"{type(module).__name__} changes the mask that it is given")
+                raise LaneRefusedError(f"{type(module).__name__} changes the mask that it is given")
             window = self._windows[int(tags[0])]
         self.shapes[module] = AttentionShape(
             num_kv_heads=key.shape[1], key_dim=key.shape[3], value_dim=value.shape[3], dtype=key.dtype, window=window
@@ -146,7 +149,7 @@ def measured_window(mask_function: Callable[..., Tensor], max_model_len: int) ->
     """How many tokens a query sees under a transformers mask function, itself included; None = all before it.
 
     mask_function(batch, head, query position, key position) -> bool. Looks at the first and the last positions of the
-    context and at powers of two between. Raises UnsupportedAttentionError unless they fit one causal window.
+    context and at powers of two between. Raises LaneRefusedError unless they fit one causal window.
     """
     last = max_model_len - 1
     positions = sorted({0, last, *(2**i + d for i in range(last.bit_length()) for d in (-1, 0) if 2**i + d <= last)})
@@ -158,5 +161,5 @@ def measured_window(mask_function: Callable[..., Tensor], max_model_len: int) ->
     window = int(counts[-1])
     expected = (key <= query) & (key > query - window)
     if not torch.equal(visible, expected):
-        raise UnsupportedAttentionError("the model's mask is neither causal nor a sliding window")
+        raise LaneRefusedError("the model's mask is neither causal nor a sliding window")
     return None if window >= max_model_len else window
