@@ -165,7 +165,9 @@ def test_a_request_that_can_never_fit_is_refused_at_once() -> None:
 
     assert result.error is not None
     assert result.error.code is WorkerErrorCode.CONTEXT_LENGTH_EXCEEDED
-    assert result.error.message.startswith("This model's maximum context length is 16 tokens. However, you requested 17")
+    assert result.error.message.startswith(
+        "This model's maximum context length is 16 tokens. However, you requested 17"
+    )
 
 
 def test_the_last_free_position_gives_one_token() -> None:

@@ -62,7 +62,7 @@ def test_an_injected_fault_fails_alone(rule: str) -> None:
 
 
 def test_banning_every_token_is_an_error_of_that_request() -> None:
-    banned = {token_id: -100.0 for token_id in range(97)}
+    banned = dict.fromkeys(range(97), -100.0)
 
     results = run(Engine(ToyRunner(), LIMITS), [*eight(), request("bad", [1, 2], logit_bias=banned)])
 

@@ -16,9 +16,7 @@ from workers.protocol.specs import SamplingParams
 EOS = frozenset({2})
 
 
-def sequence_of(
-    *, prompt: list[int] | None = None, output: list[int] | None = None, **params: object
-) -> Sequence:
+def sequence_of(*, prompt: list[int] | None = None, output: list[int] | None = None, **params: object) -> Sequence:
     values = {"max_tokens": 100, "temperature": 1.0, **params}
     sequence = Sequence(request_id="r", prompt_ids=prompt or [0], params=SamplingParams(**values))
     sequence.output_ids = output or []
@@ -137,7 +135,14 @@ def nucleus(logits: Tensor, top_k: int, top_p: float, min_p: float, temperature:
 
 @pytest.mark.parametrize(
     ("top_k", "top_p", "min_p", "temperature"),
-    [(0, 1.0, 0.0, 1.0), (20, 1.0, 0.0, 0.7), (0, 0.8, 0.0, 1.3), (50, 0.6, 0.0, 1.0), (0, 1.0, 0.1, 1.0), (30, 0.9, 0.05, 2.0)],
+    [
+        (0, 1.0, 0.0, 1.0),
+        (20, 1.0, 0.0, 0.7),
+        (0, 0.8, 0.0, 1.3),
+        (50, 0.6, 0.0, 1.0),
+        (0, 1.0, 0.1, 1.0),
+        (30, 0.9, 0.05, 2.0),
+    ],
 )
 def test_picks_are_the_quantiles_of_the_filtered_distribution(
     top_k: int, top_p: float, min_p: float, temperature: float
