@@ -1,0 +1,214 @@
+"""The database: what it promises about crashes, second servers and wrong files."""
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from app.store import bases, events, jobs, measurements, variants
+from app.store.bases import BaseRow
+from app.store.database import DatabaseDamaged, Store
+from app.store.jobs import JobRow, JobState, StaleJob
+from app.store.lock import DataDirInUse
+from app.store.migrations import MIGRATIONS, SchemaTooNew
+from app.store.variants import VariantRow
+from workers.protocol.messages import BaseInfo
+
+INFO = BaseInfo(
+    path="/models/a",
+    architecture="LlamaForCausalLM",
+    model_type="llama",
+    dtype="bf16",
+    num_parameters=10,
+    num_layers=2,
+    weight_bytes=20,
+    max_model_len=512,
+    vocab_size=100,
+    quantization=None,
+    has_chat_template=True,
+    files={"config.json": (10, 123456789)},
+    fingerprint="f" * 64,
+)
+BASE = BaseRow(name="a", source="/models/a", revision=None, info=INFO, created=1)
+VARIANT = VariantRow(
+    id="a/int8",
+    base="a",
+    method="int8",
+    kind="compressed",
+    dir="d1",
+    format="int8",
+    bits=8,
+    weight_bytes=10,
+    disk_bytes=12,
+    created=2,
+)
+
+
+def job_row(job_id: str = "j1", idem_key: str | None = None, created: float = 1.0) -> JobRow:
+    return JobRow(
+        id=job_id,
+        kind="quantize",
+        spec_json="{}",
+        spec_hash="h",
+        idem_key=idem_key,
+        variant="a/int8",
+        state=JobState.QUEUED,
+        attempt=0,
+        error_code=None,
+        error_message=None,
+        result_json=None,
+        created=created,
+        started=None,
+        finished=None,
+    )
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    store = Store(tmp_path / "data")
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def test_rows_survive_a_restart(tmp_path: Path) -> None:
+    first = Store(tmp_path)
+    await first.open()
+    await first.run(bases.insert, BASE)
+    await first.run(variants.insert, VARIANT)
+    await first.run(measurements.put, "a/int8", "verification", {"kl_mean": 0.5})
+    await first.close()
+
+    second = Store(tmp_path)
+    await second.open()
+
+    assert await second.run(bases.select_all) == [BASE]
+    assert await second.run(variants.select_all) == [VARIANT]
+    assert await second.run(measurements.select_kind, "verification") == {"a/int8": {"kl_mean": 0.5}}
+    await second.close()
+
+
+async def test_commits_wait_for_the_disk(store: Store) -> None:
+    def pragmas(connection: sqlite3.Connection) -> list[object]:
+        names = ("journal_mode", "synchronous", "locking_mode", "foreign_keys")
+        return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+    full = 2
+    assert await store.run(pragmas) == ["wal", full, "exclusive", 1]
+
+
+async def test_failing_work_is_rolled_back_as_a_whole(store: Store) -> None:
+    def insert_and_fail(connection: sqlite3.Connection) -> None:
+        bases.insert(connection, BASE)
+        raise ValueError("after the insert")
+
+    with pytest.raises(ValueError, match="after the insert"):
+        await store.run(insert_and_fail)
+
+    assert await store.run(bases.select_all) == []
+
+
+async def test_base_with_variants_cannot_be_forgotten(store: Store) -> None:
+    await store.run(bases.insert, BASE)
+    await store.run(variants.insert, VARIANT)
+
+    with pytest.raises(sqlite3.IntegrityError):
+        await store.run(bases.delete, "a")
+
+    await store.run(variants.delete, "a/int8")
+    await store.run(bases.delete, "a")
+    assert await store.run(bases.select_all) == []
+
+
+async def test_second_server_on_one_data_dir_is_refused_and_names_the_first(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys, pathlib\n"
+        "from app.store.database import Store\n"
+        "asyncio.run(Store(pathlib.Path(sys.argv[1])).open())\n"
+        "print('open', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+
+        with pytest.raises(DataDirInUse, match=f"data dir in use.*pid {other.pid}"):
+            await Store(tmp_path).open()
+
+        other.kill()
+
+    freed = Store(tmp_path)
+    await freed.open()
+    await freed.close()
+
+
+async def test_random_bytes_are_no_database(tmp_path: Path) -> None:
+    (tmp_path / "slimserve.db").write_bytes(b"not a database, " * 1000)
+
+    with pytest.raises(DatabaseDamaged):
+        await Store(tmp_path).open()
+
+
+async def test_later_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "slimserve.db")
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    connection.close()
+
+    with pytest.raises(SchemaTooNew):
+        await Store(tmp_path).open()
+
+
+async def test_move_from_the_wrong_state_hits_nothing(store: Store) -> None:
+    await store.run(jobs.insert, job_row())
+    await store.run(jobs.start, "j1")
+
+    with pytest.raises(StaleJob):
+        await store.run(jobs.start, "j1")
+    with pytest.raises(StaleJob):
+        await store.run(jobs.finish, "j1", JobState.QUEUED, JobState.CANCELLED)
+    with pytest.raises(StaleJob, match="no job goes from running to succeeded"):
+        await store.run(jobs.finish, "j1", JobState.RUNNING, JobState.SUCCEEDED)
+
+    row = await store.run(jobs.select_one, "j1")
+    assert row is not None
+    assert (row.state, row.attempt) == (JobState.RUNNING, 1)
+
+
+@pytest.mark.parametrize(("is_attempt_lost", "attempt"), [(True, 1), (False, 0)], ids=["crash", "graceful-stop"])
+async def test_requeue_counts_crashes_only(store: Store, is_attempt_lost: bool, attempt: int) -> None:
+    await store.run(jobs.insert, job_row())
+    await store.run(jobs.start, "j1")
+
+    row = await store.run(jobs.requeue, "j1", JobState.RUNNING, is_attempt_lost=is_attempt_lost)
+
+    assert (row.state, row.attempt) == (JobState.QUEUED, attempt)
+
+
+async def test_idempotency_key_is_free_again_after_its_life(store: Store) -> None:
+    await store.run(jobs.insert, job_row("j1", idem_key="k", created=100.0))
+
+    await store.run(jobs.forget_keys_before, 100.0)
+    assert await store.run(jobs.select_by_key, "k") is not None
+    await store.run(jobs.forget_keys_before, 100.5)
+
+    assert await store.run(jobs.select_by_key, "k") is None
+
+
+async def test_events_are_numbered_without_a_gap_and_progress_is_capped(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MAX_EVENTS", 103)
+    await store.run(jobs.insert, job_row())
+
+    for _ in range(5):
+        await store.run(events.append, "j1", "progress", "{}")
+    await store.run(events.append, "j1", "state", "{}")
+
+    found = await store.run(events.select_after, "j1", 0)
+    assert [(row.seq, row.type) for row in found] == [(1, "progress"), (2, "progress"), (3, "progress"), (4, "state")]
+    assert [row.seq for row in await store.run(events.select_after, "j1", 3)] == [4]
