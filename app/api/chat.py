@@ -117,14 +117,15 @@ class ChatChunks:
         if delta.index not in self._started:
             self._started.add(delta.index)
             events += self._write(delta.index, '{"role":"assistant","content":""}', "null", "null")
-        has_news = bool(delta.text) or bool(self._body.logprobs and delta.logprobs)
-        if has_news:
+        logprobs = self._logprobs(delta)
+        if delta.text:
             events += self._write(
-                delta.index, f'{{"content":{json_string(delta.text)}}}', self._logprobs(delta), "null", delta.token_ids
+                delta.index, f'{{"content":{json_string(delta.text)}}}', logprobs, "null", delta.token_ids
             )
         if delta.finish_reason is not None:
-            unsent = [] if has_news else delta.token_ids
-            events += self._write(delta.index, "{}", "null", f'"{delta.finish_reason}"', unsent)
+            # tokens that have no text of their own, such as the one that stopped it
+            rest = ("null", []) if delta.text else (logprobs, delta.token_ids)
+            events += self._write(delta.index, "{}", rest[0], f'"{delta.finish_reason}"', rest[1])
         return events
 
     def end(self) -> str:
@@ -140,6 +141,6 @@ class ChatChunks:
         )
 
     def _logprobs(self, delta: Delta) -> str:
-        if not self._body.logprobs:
+        if not self._body.logprobs or not delta.logprobs:
             return "null"
         return _encode(chat_logprobs(delta.logprobs, self._body.top_logprobs or 0, self._strings)).decode()

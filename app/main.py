@@ -1,0 +1,75 @@
+"""create_app: routers, error handlers, lifespan; nothing else."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app import __version__
+from app.api import (
+    bases,
+    chat,
+    completions,
+    generate,
+    jobs,
+    load,
+    metrics,
+    models,
+    operations,
+    quantize,
+    tokenize,
+    variants,
+)
+from app.api.guard import Guard
+from app.api.handlers import install_handlers
+from app.core.generation import Generation
+from app.core.renderer import Renderer
+from app.core.server import Server
+from app.core.text import TextModels
+from app.metrics.live import LiveMetrics
+from app.metrics.serving import ServingMetrics
+from app.settings import Settings
+
+ROUTERS = (
+    *(chat.router, completions.router, generate.router, models.router, tokenize.router),
+    *(load.router, quantize.router, jobs.router, variants.router, bases.router),
+    *(operations.router, metrics.router),
+)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The ASGI application; its processes start and stop with its lifespan."""
+    app = FastAPI(
+        title="slimserve",
+        version=__version__,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.settings = settings
+    app.add_middleware(Guard, settings=settings)
+    install_handlers(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    state = app.state
+    state.metrics = ServingMetrics()
+    state.server = Server(settings)
+    state.texts = TextModels()
+    state.renderer = Renderer()
+    state.generation = Generation(settings, state.server.catalog, state.texts, state.renderer, state.metrics)
+    live = LiveMetrics(state.server.catalog.list, state.server.jobs.running)
+    state.metrics.add_collector(live)
+    state.server.supervisor.observe_steps(live.observe_step)
+    await state.server.start()
+    try:
+        yield
+    finally:
+        await state.server.stop()
+        await state.renderer.stop()

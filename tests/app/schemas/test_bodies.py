@@ -1,0 +1,164 @@
+"""Every broken rule of a body has its code and names its field."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from app.api.validation import to_invalid_request
+from app.schemas.chat import ChatRequest
+from app.schemas.completions import CompletionRequest
+from app.schemas.generate import GenerateRequest
+from app.schemas.tokenize import TokenizeRequest
+
+USER = {"role": "user", "content": "hi"}
+CHAT = {"model": "a", "messages": [USER]}
+ONE_PART = [{"type": "text", "text": "hi"}]
+
+
+def said(model: type[BaseModel], body: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Code and param of the refusal."""
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(body)
+    error = to_invalid_request(caught.value)
+    assert len(error.message) < 3000
+    return error.code, error.param
+
+
+def message(**fields: Any) -> dict[str, Any]:
+    """A chat whose only message has these fields."""
+    return {"messages": [{**USER, **fields}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        pytest.param({"model": 5}, "invalid_type", "model", id="model-int"),
+        pytest.param({"messages": []}, "empty_array", "messages", id="no-messages"),
+        pytest.param({"messages": "hi"}, "invalid_type", "messages", id="messages-string"),
+        pytest.param({"messages": [None]}, "invalid_type", "messages[0]", id="message-null"),
+        pytest.param({"messages": [USER] * 3000}, "array_above_max_length", "messages", id="3000-messages"),
+        pytest.param(message(role="wizard"), "invalid_value", "messages[0].role", id="role"),
+        pytest.param(message(content=5), "invalid_type", "messages[0].content", id="content-number"),
+        pytest.param(message(content=None), "missing_required_parameter", "messages[0].content", id="no-content"),
+        pytest.param(
+            message(content=[*ONE_PART, {"type": "image_url"}]),
+            "unsupported_content",
+            "messages[0].content[1]",
+            id="image",
+        ),
+        pytest.param({"max_tokens": 0}, "integer_below_min_value", "max_tokens", id="max-tokens-0"),
+        pytest.param({"max_tokens": "3"}, "invalid_type", "max_tokens", id="max-tokens-string"),
+        pytest.param({"max_tokens": True}, "invalid_type", "max_tokens", id="max-tokens-true"),
+        pytest.param({"max_tokens": 1.5}, "invalid_type", "max_tokens", id="max-tokens-float"),
+        pytest.param({"n": 0}, "integer_below_min_value", "n", id="n-0"),
+        pytest.param({"n": 17}, "integer_above_max_value", "n", id="n-17"),
+        pytest.param({"n": 10**30}, "integer_above_max_value", "n", id="n-huge"),
+        pytest.param({"temperature": -0.1}, "decimal_below_min_value", "temperature", id="temperature-low"),
+        pytest.param({"temperature": float("inf")}, "invalid_value", "temperature", id="temperature-1e400"),
+        pytest.param({"top_p": 0}, "decimal_below_min_value", "top_p", id="top-p-0"),
+        pytest.param({"top_p": 1.1}, "decimal_above_max_value", "top_p", id="top-p-high"),
+        pytest.param({"top_k": -5}, "integer_below_min_value", "top_k", id="top-k"),
+        pytest.param({"presence_penalty": 2.01}, "decimal_above_max_value", "presence_penalty", id="penalty"),
+        pytest.param({"repetition_penalty": 0}, "decimal_below_min_value", "repetition_penalty", id="repetition"),
+        pytest.param({"seed": 2**63}, "integer_above_max_value", "seed", id="seed"),
+        pytest.param({"stop": ["a"] * 17}, "array_above_max_length", "stop", id="17-stops"),
+        pytest.param({"stop": [5]}, "invalid_type", "stop[0]", id="stop-number"),
+        pytest.param({"logit_bias": {"x": 1}}, "invalid_value", "logit_bias", id="bias-key"),
+        pytest.param({"logit_bias": {"5": 101}}, "decimal_above_max_value", "logit_bias.5", id="bias-value"),
+        pytest.param({"top_logprobs": 21, "logprobs": True}, "integer_above_max_value", "top_logprobs", id="top-21"),
+        pytest.param({"top_logprobs": 2}, "invalid_value", "top_logprobs", id="top-without-logprobs"),
+        pytest.param({"stream": "yes"}, "invalid_type", "stream", id="stream-string"),
+        pytest.param({"stream_options": {}}, "invalid_value", "stream_options", id="options-without-stream"),
+        pytest.param({"response_format": {"type": "foo"}}, "invalid_value", "response_format.type", id="format"),
+        pytest.param(
+            {"response_format": {"type": "json_object"}}, "unsupported_parameter", "response_format", id="json"
+        ),
+        pytest.param({"tool_choice": "required"}, "unsupported_parameter", "tool_choice", id="tool-choice"),
+        pytest.param({"modalities": ["audio"]}, "unsupported_parameter", "modalities", id="audio"),
+        pytest.param(
+            {"chat_template_kwargs": {"tokenize": True}}, "unsupported_parameter", "chat_template_kwargs", id="kwargs"
+        ),
+        pytest.param(
+            {"continue_final_message": True, "add_generation_prompt": True},
+            "invalid_value",
+            "continue_final_message",
+            id="continue-and-add",
+        ),
+    ],
+)
+def test_chat_names_rule_and_field(fields: dict[str, Any], code: str, param: str) -> None:
+    assert said(ChatRequest, {**CHAT, **fields}) == (code, param)
+
+
+@pytest.mark.parametrize("missing", ["model", "messages"])
+def test_chat_needs_model_and_messages(missing: str) -> None:
+    body = {name: value for name, value in CHAT.items() if name != missing}
+
+    assert said(ChatRequest, body) == ("missing_required_parameter", missing)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        pytest.param({"prompt": []}, "empty_array", "prompt", id="empty"),
+        pytest.param({"prompt": [[]]}, "empty_array", "prompt[0]", id="empty-inside"),
+        pytest.param({"prompt": [-1]}, "integer_below_min_value", "prompt[0]", id="negative-id"),
+        pytest.param({"prompt": [2**40]}, "integer_above_max_value", "prompt[0]", id="huge-id"),
+        pytest.param({"prompt": ["a"] * 65}, "array_above_max_length", "prompt", id="65-prompts"),
+        pytest.param({"prompt": 5}, "invalid_type", "prompt", id="number"),
+        pytest.param({"prompt": ["a", 5]}, "invalid_type", "prompt[1]", id="mixed"),
+        pytest.param({"prompt": "a", "best_of": 2}, "unsupported_parameter", "best_of", id="best-of"),
+        pytest.param({"prompt": "a", "max_tokens": 0}, "integer_below_min_value", "max_tokens", id="zero-without-echo"),
+    ],
+)
+def test_completion_names_rule_and_field(fields: dict[str, Any], code: str, param: str) -> None:
+    assert said(CompletionRequest, {"model": "a", **fields}) == (code, param)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [[1, 2]]), ([[1], [2]], [[1], [2]])],
+)
+def test_prompt_has_four_forms(prompt: Any, prompts: list[Any]) -> None:
+    assert CompletionRequest.model_validate({"model": "a", "prompt": prompt}).prompts() == prompts
+
+
+def test_our_own_body_refuses_what_it_does_not_know() -> None:
+    assert said(GenerateRequest, {"model": "a", "prompt": "x", "foo": 1}) == ("unknown_parameter", "foo")
+    assert said(GenerateRequest, {"model": "a"}) == ("missing_required_parameter", "prompt")
+    assert said(TokenizeRequest, {"model": "a", "prompt": "x", "messages": [USER]}) == ("invalid_value", "messages")
+
+
+def test_openai_body_names_what_it_does_not_know() -> None:
+    body = ChatRequest.model_validate({**CHAT, "foo": 1, "user": "me"})
+
+    assert body.unknown_fields() == ["foo"]
+
+
+def test_known_but_unsupported_fields_are_found_unless_they_ask_for_nothing() -> None:
+    assert ChatRequest.first_unsupported({**CHAT, "tools": [], "audio": None}) is None
+    found = ChatRequest.first_unsupported({**CHAT, "tools": [{"type": "function"}]})
+    assert found is not None
+    assert found[0] == "tools"
+
+
+def numbers(schema: Any) -> list[dict[str, Any]]:
+    """Every number in a JSON schema."""
+    found: list[dict[str, Any]] = []
+    if isinstance(schema, dict):
+        if schema.get("type") in ("integer", "number") and "const" not in schema:
+            found.append(schema)
+        for value in schema.values():
+            found += numbers(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            found += numbers(value)
+    return found
+
+
+@pytest.mark.parametrize("model", [ChatRequest, CompletionRequest, GenerateRequest, TokenizeRequest])
+def test_every_number_has_a_lower_and_an_upper_bound(model: type[BaseModel]) -> None:
+    for number in numbers(model.model_json_schema()):
+        assert number.keys() & {"minimum", "exclusiveMinimum"}, number
+        assert number.keys() & {"maximum", "exclusiveMaximum"}, number
