@@ -17,15 +17,16 @@ _GLOBAL_OPTIONS = ("--url", "--api-key")
 _HELP = """
 Compress large language models, serve every variant side by side, and measure each.
 
-Start here:  [bold]slimserve demo[/bold]  shows everything on a small model.
+Start here: **slimserve demo** shows everything on a small model.
 
 Or step by step, the server in one terminal and the rest in another:
 
-  slimserve serve
-  slimserve load /models/qwen3-0.6b
-  slimserve quantize qwen3-0.6b
-  slimserve bench qwen3-0.6b/bf16 qwen3-0.6b/int8
-  slimserve chat --model qwen3-0.6b/int8
+- slimserve serve --models-dir /models
+- slimserve load /models/qwen3-0.6b
+- slimserve quantize qwen3-0.6b
+- slimserve load qwen3-0.6b/int8
+- slimserve bench qwen3-0.6b
+- slimserve chat --model qwen3-0.6b/int8
 
 Every command but serve, demo and doctor talks to a running server over its HTTP API.
 """
@@ -67,7 +68,7 @@ app = typer.Typer(
     help=_HELP,
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

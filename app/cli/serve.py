@@ -9,14 +9,9 @@ import typer
 from pydantic import ValidationError
 
 from app import embedded
-from app.cli.terminal import CommandFailed
+from app.cli.terminal import BAD_SETTINGS, CommandFailed
 from app.log import configure_logging
 from app.settings import ENV_PREFIX, Settings, UnknownSetting
-
-# Exit statuses, documented in docs/settings.md.
-BAD_SETTINGS = 2
-DATA_DIR_IN_USE = 3
-ADDRESS_NOT_AVAILABLE = 4
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +25,7 @@ def _option(name: str, *flags: str) -> Any:
     default = field.get_default(call_default_factory=True)
     return typer.Option(
         *flags,
-        help=f"{field.description} [dim]{ENV_PREFIX}{name.upper()}[/dim]",
+        help=f"{field.description} Also {ENV_PREFIX}{name.upper()}.",
         show_default="none" if default in (None, ()) else str(default),
     )
 
@@ -43,7 +38,14 @@ def serve(
     host: Annotated[str | None, _option("host")] = None,
     port: Annotated[int | None, _option("port")] = None,
     data_dir: Annotated[Path | None, _option("data_dir")] = None,
-    models_dir: Annotated[list[Path] | None, _option("models_dirs", "--models-dir")] = None,
+    models_dir: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder below which local models may be loaded; may be given more than once. "
+            "Also SLIMSERVE_MODELS_DIRS, separated by ':'.",
+            show_default="none",
+        ),
+    ] = None,
     device: Annotated[str | None, _option("device")] = None,
     num_threads: Annotated[int | None, _option("num_threads")] = None,
     log_level: Annotated[str | None, _option("log_level")] = None,

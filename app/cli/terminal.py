@@ -5,6 +5,11 @@ from typing import Any
 
 from rich.console import Console
 
+# Exit statuses, documented in docs/settings.md.
+BAD_SETTINGS = 2
+DATA_DIR_IN_USE = 3
+ADDRESS_NOT_AVAILABLE = 4
+
 # A pipe or a log has no width of its own; tables must not be cut there.
 _WIDTH_WITHOUT_TERMINAL = 140
 
