@@ -18,8 +18,6 @@ from workers.protocol.specs import CompressSpec, InspectSpec, JobSpec, VerifySpe
 # Jobs give way to serving workers wherever the two share cores.
 _NICENESS = 10
 _MIN_INTERVAL_S = 0.1
-# Gated models are fetched with the user's own token.
-_KEEP = frozenset({"HF_TOKEN", "HF_TOKEN_PATH"})
 
 
 class FrontEndGoneError(ConnectionError):
@@ -53,7 +51,7 @@ class JobLink:
 
 def main(fd: int) -> int:
     """Run the one job that comes over the socket. Returns 0 if it is done, 1 if it failed or nobody listens."""
-    channel: SocketChannel[ToJob] = SocketChannel(prepare(fd, keep=_KEEP), ToJob)
+    channel: SocketChannel[ToJob] = SocketChannel(prepare(fd), ToJob)
     start = channel.receive()
     if not isinstance(start, StartJob):
         return 1

@@ -1,4 +1,4 @@
-"""Tiny random models with a tokenizer, saved to a folder as `save_pretrained` does: no download, a fraction of a second."""
+"""Tiny random models with a tokenizer, saved to a folder as `save_pretrained` does, without a download."""
 
 from pathlib import Path
 from typing import Any

@@ -79,7 +79,7 @@ def load_model(path: Path, *, dtype: DtypeName, device: torch.device, on_progres
     _move(model, device, progress.second)
     model.requires_grad_(False)
     return LoadedModel(
-        model=model.eval(),
+        model=model,
         format=_DTYPE_NAMES[target] if format is None else format.name,
         dtype=target,
         weight_bytes=sum(tensor.nbytes for tensor in _tensors(model)),
@@ -95,7 +95,7 @@ def load_config(path: Path) -> PreTrainedConfig:
     raw = configs.read_json(path / "config.json")
     name = configs.architecture(raw)
     try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise WorkerError(
             WorkerErrorCode.UNSUPPORTED_MODEL,
@@ -115,16 +115,18 @@ def load_config(path: Path) -> PreTrainedConfig:
 
 def build_skeleton(path: Path) -> PreTrainedModel:
     """The folder's model on the meta device: every module, no memory. Raises as `load_config`."""
+    auto: Any = AutoModelForCausalLM
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(load_config(path), trust_remote_code=False)
+        model: PreTrainedModel = auto.from_config(load_config(path), trust_remote_code=False)
     return model
 
 
 def _read(
     path: Path, config: PreTrainedConfig, dtype: torch.dtype, quantization: QuantizedLayers | None
 ) -> PreTrainedModel:
+    auto: Any = AutoModelForCausalLM
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto.from_pretrained(
             path,
             config=config,
             dtype=dtype,
@@ -132,6 +134,8 @@ def _read(
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            # reported and refused below, by the tensor's name
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     except ImportError as error:

@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
-from transformers.utils.quantization_config import QuantizationConfigMixin
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin, QuantizationMethod
 
 from workers.formats.linear import Format, TensorLayout
 from workers.formats.swap import swap_linears
@@ -21,7 +22,7 @@ class QuantizedLayers(QuantizationConfigMixin):
 
     def __init__(self, format: Format, stored: Mapping[str, Mapping[str, TensorLayout]]) -> None:
         _register()
-        self.quant_method = _NAME
+        self.quant_method = cast(QuantizationMethod, _NAME)
         self.format = format
         self.stored = stored
 

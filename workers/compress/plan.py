@@ -3,6 +3,7 @@
 import fnmatch
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -31,13 +32,17 @@ class CompressionPlan:
 def plan_compression(model: PreTrainedModel, headers: CheckpointHeaders, skip: tuple[str, ...]) -> CompressionPlan:
     """Choose the linears of the decoder layers. model: on the meta device. skip: glob patterns of module names."""
     inside = _decoder_modules(model)
+    untyped: Any = model
+    head = untyped.get_output_embeddings()
     targets: dict[str, str] = {}
     kept: dict[str, str] = {}
     for name, module in model.named_modules():
         if not any(parameter.dim() >= 2 for parameter in module.parameters(recurse=False)):
             continue
         stored = _stored_name(model, name, headers)
-        reason = _reason_to_keep(model, name, module, inside, skip)
+        reason = _reason_to_keep(name, module, inside, skip)
+        if module is head:
+            reason = "the output head: readers of the format expect it uncompressed"
         if reason is None and (stored is None or headers.tensors[stored].dtype not in _COMPRESSIBLE):
             reason = "its weight is not stored as one floating-point matrix of this name"
         if reason is None and stored is not None:
@@ -50,13 +55,9 @@ def plan_compression(model: PreTrainedModel, headers: CheckpointHeaders, skip: t
     )
 
 
-def _reason_to_keep(
-    model: PreTrainedModel, name: str, module: nn.Module, inside: set[str], skip: tuple[str, ...]
-) -> str | None:
+def _reason_to_keep(name: str, module: nn.Module, inside: set[str], skip: tuple[str, ...]) -> str | None:
     if isinstance(module, nn.Embedding):
         return "an embedding: rows are looked up, not multiplied"
-    if module is model.get_output_embeddings():
-        return "the output head: readers of the format expect it uncompressed"
     if isinstance(module, Conv1D):
         return "a transposed weight (Conv1D), which the format does not have"
     if any(parameter.dim() == 3 for parameter in module.parameters(recurse=False)):
@@ -77,7 +78,8 @@ def _reason_to_keep(
 
 def _decoder_modules(model: PreTrainedModel) -> set[str]:
     """Names of all modules inside the decoder's layers: the largest module list of the language model."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    untyped: Any = model
+    decoder = untyped.get_decoder()
     root = decoder if isinstance(decoder, nn.Module) else model
     lists = [module for module in root.modules() if isinstance(module, nn.ModuleList)]
     if not lists:

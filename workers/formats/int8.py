@@ -17,6 +17,7 @@ from workers.kernels import ops
 # under 6e-5), and because weights are rounded against the stored scale a short scale costs no accuracy.
 SCALE_DTYPE = torch.bfloat16
 _NUM_BITS = 8
+_DISK_FORMAT = "int-quantized"
 
 
 class Int8Linear(QuantizedLinear):
@@ -28,6 +29,11 @@ class Int8Linear(QuantizedLinear):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.weight_scale = nn.Parameter(weight_scale, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """bf16 where the CPU's packed op is in use."""
+        return ops.int8_product_dtype(self.weight.device)
 
     def dequantize(self) -> Tensor:
         """q * s in fp32."""
@@ -59,10 +65,14 @@ class Int8Format:
             "num_bits": _NUM_BITS, "type": "int", "symmetric": True, "strategy": "channel", "group_size": None,
             "dynamic": False, "actorder": None, "block_structure": None, "observer": "minmax", "observer_kwargs": {},
         }  # fmt: skip
-        group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+        group = {
+            "targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None,
+            # Said here too: from the weights alone compressed-tensors infers pack-quantized.
+            "format": _DISK_FORMAT,
+        }  # fmt: skip
         return {
             "quant_method": "compressed-tensors",
-            "format": "int-quantized",
+            "format": _DISK_FORMAT,
             "quantization_status": "compressed",
             "config_groups": {"group_0": group},
             "ignore": ignore,
@@ -101,5 +111,5 @@ def _is_int8_channel(group: Any, default_format: Any) -> bool:
         all(weights.get(key) == value for key, value in wanted.items())
         and weights.get("symmetric", True) is True
         and group.get("input_activations") is None
-        and (group.get("format") or default_format) == "int-quantized"
+        and (group.get("format") or default_format) == _DISK_FORMAT
     )

@@ -23,6 +23,11 @@ class QuantizedLinear(nn.Module):
         """Bytes of all tensors of this layer."""
         return sum(tensor.nbytes for tensor in self.parameters())
 
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """The shortest dtype that the layer's op rounds activations to, whatever theirs is. fp32: it does not."""
+        raise NotImplementedError
+
     def dequantize(self) -> Tensor:
         """The weight that the layer multiplies with: (out_features, in_features), fp32."""
         raise NotImplementedError

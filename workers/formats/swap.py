@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 
 from workers.formats.linear import Format, QuantizedLinear, TensorLayout
@@ -29,6 +30,15 @@ def swap_linears(model: nn.Module, format: Format, stored: Mapping[str, Mapping[
             )
         layer.eval()
         model.set_submodule(name, layer)
+
+
+def product_dtype(model: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """The shortest dtype that the products of a model round to. dtype: of its activations.
+
+    Two correct computations of an fp32 model whose linears round to bf16 agree as two of a bf16 model do, not better.
+    """
+    dtypes = {dtype, *(layer.product_dtype for layer in quantized_linears(model).values())}
+    return max(dtypes, key=lambda candidate: torch.finfo(candidate).eps)
 
 
 def quantized_linears(model: nn.Module) -> dict[str, QuantizedLinear]:

@@ -23,6 +23,11 @@ def _int8_linear_shape(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | 
 torch.library.register_fake(_NAME, _int8_linear_shape)
 
 
+def int8_product_dtype(device: torch.device) -> torch.dtype:
+    """The shortest dtype that `int8_linear` rounds activations to on this device, whatever theirs is."""
+    return torch.bfloat16 if device.type == "cpu" and cpu.packed_op_wins() else torch.float32
+
+
 def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     """y = x (q * s)^T + b on x's device; `reference.int8_linear` is the definition."""
     result: Tensor = torch.ops.slimserve.int8_linear(x, weight, scale, bias)
