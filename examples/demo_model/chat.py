@@ -9,24 +9,31 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
+from itertools import pairwise
 
 from vocabulary import END, EOS, ROLES
 
 Document = list[tuple[str, bool]]
 
-THINGS = frozenset(
-    "dog cat bird ball tree car boat fish frog bear duck rabbit bunny bug ant bee cow horse pig mouse lion monkey turtle "
-    "squirrel butterfly flower garden park house toy doll box book cake cookie apple banana hat shoe truck train plane "
-    "rock star moon sun rain snow river lake beach sea forest castle king queen princess prince dragon fairy robot kite "
-    "bike swing slide puppy kitten chicken owl fox wolf elephant spider snake worm leaf stick shell mirror lamp ring "
-    "crown ship bag balloon bus chair clock cloud coat cup door egg farmer drum girl boy wizard ghost pond farm zoo "
-    "school store picture puzzle pencil pumpkin soup sandwich pie candy tomato carrot orange lemon teddy bell bottle "
-    "blanket bed basket bowl barn bridge hill island lady man tiger whale shark crab seed sock".split()
+
+def words_of(listed: str) -> frozenset[str]:
+    return frozenset(listed.split())
+
+
+THINGS = words_of(
+    """
+    dog cat bird ball tree car boat fish frog bear duck rabbit bunny bug ant bee cow horse pig mouse lion monkey
+    turtle squirrel butterfly flower garden park house toy doll box book cake cookie apple banana hat shoe truck
+    train plane rock star moon sun rain snow river lake beach sea forest castle king queen princess prince dragon
+    fairy robot kite bike swing slide puppy kitten chicken owl fox wolf elephant spider snake worm leaf stick shell
+    mirror lamp ring crown ship bag balloon bus chair clock cloud coat cup door egg farmer drum girl boy wizard
+    ghost pond farm zoo school store picture puzzle pencil pumpkin soup sandwich pie candy tomato carrot orange
+    lemon teddy bell bottle blanket bed basket bowl barn bridge hill island lady man tiger whale shark crab seed
+    sock
+    """
 )
-ADJECTIVES = frozenset(
-    "little big small old tiny red blue green happy sad brave kind clever shy lost funny new".split()
-)
-NOT_NAMES = frozenset("the one she he they once but and it as then when after i so we what yes no".split())
+ADJECTIVES = words_of("little big small old tiny red blue green happy sad brave kind clever shy lost funny new")
+NOT_NAMES = words_of("the one she he they once but and it as then when after i so we what yes no")
 
 ABOUT = (
     "Tell me a story about {}.",
@@ -94,7 +101,7 @@ def subjects(story: str) -> list[str]:
     for thing, count in Counter(word for word in plain if word in THINGS).most_common(3):
         if count < 2:
             continue
-        before = {left for left, word in zip(plain, plain[1:], strict=False) if word == thing} & ADJECTIVES
+        before = {left for left, word in pairwise(plain) if word == thing} & ADJECTIVES
         phrase = f"{min(before)} {thing}" if before else thing
         found.append(("an " if phrase[0] in "aeiou" else "a ") + phrase)
     return found

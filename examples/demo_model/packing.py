@@ -6,10 +6,9 @@ import random
 from collections.abc import Iterator
 
 import torch
+from chat import Document, documents
 from tokenizers import Tokenizer
 from torch import Tensor
-
-from chat import Document, documents
 from vocabulary import BOS
 
 IGNORED = -100  # the index that cross_entropy leaves out

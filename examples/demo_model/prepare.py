@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
 from stories import StoryFilter, clean, known_words, split, write_heldout
 from teacher import Sampling, Teacher, sample_batch
 

@@ -13,11 +13,23 @@ NUM_HELDOUT = 50
 HELDOUT_SEED = 2026
 
 _PLAIN = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"})
+# UTF-8 quotes that were once read as Windows-1252, as some TinyStories are stored
+_MOJIBAKE = {
+    "\u00e2\u20ac\u02dc": "'",
+    "\u00e2\u20ac\u2122": "'",
+    "\u00e2\u20ac\u0153": '"',
+    "\u00e2\u20ac\u201c": "-",
+    "\u00e2\u20ac\u201d": "-",
+    "\u00e2\u20ac\u009d": '"',
+    "\u00e2\u20ac": '"',
+}
 _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
 
 
 def clean(text: str) -> str:
     """Plain quotes, single spaces, one empty line between paragraphs as in TinyStories."""
+    for wrong, right in _MOJIBAKE.items():
+        text = text.replace(wrong, right)
     lines = (" ".join(line.split()) for line in text.translate(_PLAIN).splitlines())
     return "\n\n".join(line for line in lines if line)
 
