@@ -16,6 +16,7 @@ from workers.engine.refusal import LaneRefusedError
 from workers.engine.runner import Runner
 from workers.engine.sequence import Row, Sequence
 from workers.formats.swap import product_dtype
+from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.specs import SamplingParams
 
 # Ragged: shorter than a page, more than one page, more than two and an odd rest. Longer where a small window asks.
@@ -42,6 +43,7 @@ def take_samples(model: PreTrainedModel, windows: Many[int | None], max_model_le
     """Run the plain model, without a cache, over seeded random sequences.
 
     windows: attention windows of the model; those short enough are exceeded by the longest sequence.
+    Raises WorkerError if the plain model itself overflows, as bf16 models do in fp16.
     """
     lengths = list(PROMPT_LENGTHS)
     lengths[-1] = max([lengths[-1], *(window + 6 for window in windows if window and window + 6 <= MAX_PROMPT_TOKENS)])
@@ -53,8 +55,13 @@ def take_samples(model: PreTrainedModel, windows: Many[int | None], max_model_le
         num_prompt_tokens = max(1, min(length, max_model_len - NUM_DECODE_STEPS))
         size = (1, min(num_prompt_tokens + NUM_DECODE_STEPS, max_model_len))
         token_ids = torch.randint(0, vocab_size, size, generator=generator)
-        logits = model(token_ids.to(model.device), **without_cache).logits[0]
-        samples.append(Sample(token_ids[0].tolist(), num_prompt_tokens, logits.float()))
+        logits = model(token_ids.to(model.device), **without_cache).logits[0].float()
+        if not bool(logits.isfinite().all()):
+            dtype = str(model.dtype).removeprefix("torch.")
+            raise WorkerError(
+                WorkerErrorCode.UNSUPPORTED_MODEL, f"the model's logits are not finite in {dtype}; load another dtype"
+            )
+        samples.append(Sample(token_ids[0].tolist(), num_prompt_tokens, logits))
     return samples
 
 
@@ -130,12 +137,10 @@ def _deviations(runner: Runner, samples: Many[Sample]) -> dict[str, list[float]]
 
 
 def _deviation(logits: Tensor, expected: Tensor) -> Tensor:
-    """(K, vocab_size) twice -> (K,). Infinity where one is finite and the other is not."""
+    """(K, vocab_size) twice -> (K,); infinity where `logits` are not finite."""
     spread = expected.std(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
     deviation = (logits - expected).square().mean(dim=-1).sqrt() / spread
-    return torch.where(expected.isfinite().all(dim=-1) | logits.isfinite().all(dim=-1), deviation, 0.0).nan_to_num(
-        nan=float("inf")
-    )
+    return deviation.nan_to_num(nan=float("inf"))
 
 
 def _place(runner: Runner, samples: Many[Sample]) -> list[Sequence]:

@@ -25,6 +25,8 @@ _WIDTHS = {
 }
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 WINDOW = 8
+# untied: tied wide embeddings, scaled as Gemma does, would repeat their own input for ever
+_GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": WINDOW, "tie_word_embeddings": False}
 
 
 def _config(name: str, **fields: object) -> transformers.PreTrainedConfig:
@@ -43,9 +45,8 @@ CONFIGS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
     "qwen2": lambda: _config("Qwen2"),
     "qwen3": lambda: _config("Qwen3", head_dim=16),
     "mistral": lambda: _config("Mistral", sliding_window=WINDOW),
-    "gemma2": lambda: _config("Gemma2", head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=16),
-    "gemma3": lambda: _config("Gemma3Text", head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=16,
-                              layer_types=["sliding_attention", "full_attention"]),
+    "gemma2": lambda: _config("Gemma2", **_GEMMA),
+    "gemma3": lambda: _config("Gemma3Text", layer_types=["sliding_attention", "full_attention"], **_GEMMA),
     "phi3": lambda: _config("Phi3"),
     "phi": lambda: _config("Phi", num_key_value_heads=4),
     "gpt2": lambda: _gpt2_like("GPT2"),
