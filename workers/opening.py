@@ -45,21 +45,21 @@ def open_model(
     on_phase("building")
     loaded = load_model(Path(spec.path), dtype=spec.dtype, device=device, on_progress=on_bytes)
     on_phase("proving")
-    own_max_model_len = max_model_len(config)
-    choice = build_runner(
-        loaded.model,
-        lane=spec.lane,
-        max_model_len=min(spec.max_model_len or own_max_model_len, own_max_model_len),
-        max_num_seqs=spec.max_num_seqs,
-        kv_cache_bytes=spec.kv_cache_bytes or default_kv_cache_bytes(device),
-        verdict_dir=spec.verdict_dir,
-    )
+    num_positions = max_model_len(config)
     limits = EngineLimits(
-        max_model_len=min(spec.max_model_len or own_max_model_len, own_max_model_len),
+        max_model_len=min(spec.max_model_len or num_positions, num_positions),
         max_num_seqs=spec.max_num_seqs,
         max_num_batched_tokens=spec.max_num_batched_tokens,
         eos_token_ids=eos_token_ids(loaded.model),
         is_prefill_timed=device.type == "cpu",
+    )
+    choice = build_runner(
+        loaded.model,
+        lane=spec.lane,
+        max_model_len=limits.max_model_len,
+        max_num_seqs=limits.max_num_seqs,
+        kv_cache_bytes=default_kv_cache_bytes(device) if spec.kv_cache_bytes is None else spec.kv_cache_bytes,
+        verdict_dir=spec.verdict_dir,
     )
     engine = Engine(choice.runner, limits, faults)
     geometry = choice.runner.geometry
@@ -76,7 +76,7 @@ def open_model(
         eos_token_ids=sorted(limits.eos_token_ids),
         num_parameters=loaded.num_parameters,
         weight_bytes=loaded.weight_bytes,
-        kv_cache_bytes=0,
+        kv_cache_bytes=choice.kv_cache_bytes,
         kv_cache_tokens=geometry.num_pages * geometry.page_size,
         process_bytes=0,
         load_s=0.0,
