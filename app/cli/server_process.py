@@ -13,7 +13,8 @@ import psutil
 from app.cli.client import Client
 from app.cli.terminal import CommandFailed
 
-_START_TIMEOUT_S = 120
+# Seconds on an idle machine; minutes where many processes share two cores.
+_START_TIMEOUT_S = 300
 _STOP_TIMEOUT_S = 45
 _POLL_S = 0.1
 
