@@ -95,13 +95,14 @@ class _Answer:
     def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
         self._scope = scope
         self._send = send
-        self._has_started = False
+        self._has_started = self._is_stream = False
         self.request_id = request_id if _REQUEST_ID.fullmatch(request_id) else f"req-{secrets.token_hex(12)}"
         scope["slimserve.request_id"] = self.request_id
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._has_started = True
+            self._is_stream = any(value.startswith(b"text/event-stream") for _, value in message.get("headers", ()))
             self._add_headers(message)
         await self._send(message)
 
@@ -112,8 +113,11 @@ class _Answer:
         message["headers"] = headers
 
     async def error(self, error: ApiError) -> None:
-        """Answer with an error, unless the answer is already on its way: then the connection just ends."""
+        """Answer with an error. In a stream that is on its way it is the last event; elsewhere the connection ends."""
         if self._has_started:
+            if self._is_stream:
+                last = b"data: " + error_response(error).body + b"\n\n"
+                await self._send({"type": "http.response.body", "body": last, "more_body": False})
             return
         if error.status == ContentTooLarge.status:
             error.headers["connection"] = "close"

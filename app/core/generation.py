@@ -24,6 +24,7 @@ from app.metrics.serving import ServingMetrics
 from app.metrics.stamps import RequestStamps
 from app.settings import Settings
 from app.supervisor.stream import WorkerGone
+from workers.protocol.errors import WorkerErrorCode
 from workers.protocol.messages import FinishReason, Generate, SequenceUpdate
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,10 @@ class Generation:
             status = "ok" if run.is_finished else "cancelled"
         except (asyncio.CancelledError, GeneratorExit):
             status = "cancelled"
+            raise
+        except ApiError as error:
+            if error.code == WorkerErrorCode.NONFINITE_LOGITS:
+                self._metrics.nan_logits(variant_id)
             raise
         finally:
             self.admission.leave(variant_id)

@@ -1,0 +1,61 @@
+"""A client that leaves takes its request with it, streamed or not."""
+
+import asyncio
+import json
+import time
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from sse_reading import completion
+
+CANCELLED = 'slimserve_requests_total{finish_reason="cancelled",status="cancelled",variant="echo/main"}'
+RUNNING = 'slimserve_requests_running{variant="echo/main"}'
+DEADLINE_S = 20
+
+
+async def metric(http: httpx.AsyncClient, name: str) -> float:
+    """The value of one sample, 0 if there is none yet."""
+    lines = (await http.get("/metrics")).text.splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), 0.0)
+
+
+async def reached(http: httpx.AsyncClient, name: str, value: float) -> bool:
+    """Wait until a sample has this value."""
+    until_s = time.monotonic() + DEADLINE_S
+    while await metric(http, name) != value:
+        if time.monotonic() > until_s:
+            return False
+        await asyncio.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_engine_stops_when_the_client_is_gone(http: httpx.AsyncClient, served: str, stream: bool) -> None:
+    cancelled = await metric(http, CANCELLED)
+    address = urlsplit(served)
+    _, writer = await asyncio.open_connection(address.hostname, address.port)
+    body = json.dumps(completion(max_tokens=4000, stream=stream)).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+
+    writer.write(head.encode() + b"\r\n\r\n" + body)
+    assert await reached(http, RUNNING, 1)
+    writer.transport.abort()
+
+    assert await reached(http, CANCELLED, cancelled + 1)
+    assert await reached(http, RUNNING, 0)
+
+
+async def test_full_queue_refuses_at_once_and_recovers(http: httpx.AsyncClient) -> None:
+    async def ask() -> httpx.Response:
+        return await http.post("/v1/completions", json=completion(max_tokens=60))
+
+    answers = await asyncio.gather(*(ask() for _ in range(20)))
+
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert len(refused) == 12
+    assert {answer.json()["error"]["code"] for answer in refused} == {"queue_full"}
+    assert all(1 <= int(answer.headers["retry-after"]) <= 30 for answer in refused)
+    assert (await ask()).status_code == 200
+    assert await metric(http, 'slimserve_admission_rejections_total{reason="queue_full"') == 12

@@ -1,0 +1,89 @@
+"""Keys, origins and hosts, over ASGI: what is refused before any route is reached."""
+
+import httpx
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+
+
+def client(**settings: object) -> httpx.AsyncClient:
+    """A client of an application that is not started: nothing here gets that far."""
+    transport = httpx.ASGITransport(app=create_app(Settings(**settings)))  # type: ignore[arg-type]
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "Bearer wrong", "Bearer ", "Basic c2VjcmV0", "Bearer ' OR 1=1 --", "Bearer " + "k" * 10_000, "secret"],
+)
+async def test_without_a_right_key_every_wrong_one_gets_the_same_answer(authorization: str | None) -> None:
+    headers = {} if authorization is None else {"authorization": authorization}
+    async with client(api_keys=("secret", "other")) as http:
+        answers = [await http.get(path, headers=headers) for path in ("/v1/nothing", "/metrics", "/v1/models/a/b")]
+
+    assert {answer.status_code for answer in answers} == {401}
+    assert {answer.headers["www-authenticate"] for answer in answers} == {"Bearer"}
+    assert {answer.json()["error"]["code"] for answer in answers} == {"invalid_api_key"}
+    assert len({answer.text for answer in answers}) == 1
+
+
+async def test_any_of_the_keys_opens() -> None:
+    async with client(api_keys=("secret", "other")) as http:
+        answers = [
+            await http.get("/v1/nothing", headers={"authorization": f"Bearer {key}"}) for key in ("secret", "other")
+        ]
+
+    assert [answer.status_code for answer in answers] == [404, 404]
+
+
+async def test_an_empty_key_passes_where_none_is_configured() -> None:
+    async with client() as http:
+        answer = await http.get("/v1/nothing", headers={"authorization": "Bearer "})
+
+    assert answer.json()["error"]["message"] == "Invalid URL (GET /v1/nothing)"
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        pytest.param("http://127.0.0.1", "127.0.0.1", 415, id="same"),
+        pytest.param("http://evil.example", "127.0.0.1", 403, id="other"),
+        pytest.param("null", "127.0.0.1", 403, id="null"),
+        pytest.param("http://rebound.example", "rebound.example", 403, id="rebound-name"),
+    ],
+)
+async def test_pages_of_other_origins_may_not_post(origin: str, host: str, status: int) -> None:
+    async with client() as http:
+        answer = await http.post("/v1/completions", headers={"origin": origin, "host": host}, content=b"{}")
+
+    assert answer.status_code == status
+
+
+async def test_request_id_is_kept_if_it_is_one() -> None:
+    async with client() as http:
+        kept = await http.get("/v1/nothing", headers={"x-request-id": "mine-1"})
+        replaced = await http.get("/v1/nothing", headers={"x-request-id": "not\tone"})
+
+    assert kept.headers["x-request-id"] == "mine-1"
+    assert replaced.headers["x-request-id"].startswith("req-")
+
+
+async def test_unexpected_failure_is_an_answer_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    async with client() as http:
+        # the application has not been started, so this route fails inside
+        answer = await http.get("/v1/models")
+
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal"
+    assert "state" not in answer.text
+    assert "unexpected error" in caplog.text
+
+
+async def test_strict_servers_refuse_unknown_fields() -> None:
+    body = {"model": "a", "prompt": "b", "foo": 1}
+    async with client(strict_params=True) as http:
+        answer = await http.post("/v1/completions", json=body)
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "unknown_parameter", "foo")

@@ -1,0 +1,80 @@
+"""Stamps and samples."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from app.metrics.serving import ServingMetrics
+from app.metrics.stamps import RequestStamps
+from workers.protocol.messages import FinishReason
+
+
+@dataclass
+class Choice:
+    """A choice that has ended."""
+
+    num_tokens: int = 5
+    finish_reason: FinishReason | None = FinishReason.STOP
+
+
+@dataclass
+class Ended:
+    """A request that has ended: 0.5 s in the queue, 0.25 s of prefill, 5 tokens in 1 s."""
+
+    stamps: RequestStamps = field(
+        default_factory=lambda: RequestStamps(
+            arrived_s=10.0, scheduled_s=10.5, first_token_s=10.75, last_token_s=11.75, ended_s=12.0
+        )
+    )
+    gaps_s: list[float] = field(default_factory=lambda: [0.25] * 4)
+    num_prompt_tokens: int = 7
+    choices: list[Choice] = field(default_factory=lambda: [Choice()])
+
+
+def test_times_are_those_of_the_definitions() -> None:
+    stamps = Ended().stamps
+
+    assert (stamps.queue_s, stamps.prefill_s, stamps.ttft_s, stamps.total_s) == (0.5, 0.25, 0.75, 2.0)
+    assert (stamps.tpot_s(5), stamps.tpot_s(1)) == (0.25, None)
+
+
+def test_request_that_never_ran_has_no_times() -> None:
+    stamps = RequestStamps()
+
+    assert (stamps.queue_s, stamps.prefill_s, stamps.ttft_s, stamps.tpot_s(3)) == (None, None, None, None)
+    assert stamps.total_s >= 0
+
+
+def test_complete_request_is_counted_and_timed() -> None:
+    metrics = ServingMetrics()
+
+    metrics.ended("a/fp32", "ok", Ended())
+
+    text = metrics.exposition().decode()
+    assert 'slimserve_requests_total{finish_reason="stop",status="ok",variant="a/fp32"} 1.0' in text
+    assert 'slimserve_time_to_first_token_seconds_bucket{le="0.75",variant="a/fp32"} 1.0' in text
+    assert 'slimserve_time_to_first_token_seconds_bucket{le="0.5",variant="a/fp32"} 0.0' in text
+    assert 'slimserve_inter_token_latency_seconds_count{variant="a/fp32"} 4.0' in text
+    assert 'slimserve_time_per_output_token_seconds_sum{variant="a/fp32"} 0.25' in text
+    assert 'slimserve_generation_tokens_total{variant="a/fp32"} 5.0' in text
+    assert 'slimserve_prompt_tokens_total{variant="a/fp32"} 7.0' in text
+
+
+@pytest.mark.parametrize("status", ["error", "cancelled"])
+def test_incomplete_request_is_counted_and_not_timed(status: str) -> None:
+    metrics = ServingMetrics()
+
+    metrics.ended("a/fp32", status, Ended())
+
+    text = metrics.exposition().decode()
+    assert f'slimserve_requests_total{{finish_reason="{status}",status="{status}",variant="a/fp32"}} 1.0' in text
+    assert "time_to_first_token_seconds_count{" not in text
+
+
+def test_apps_do_not_share_their_numbers() -> None:
+    first, second = ServingMetrics(), ServingMetrics()
+
+    first.rejected("a/fp32", "queue_full")
+
+    assert "a/fp32" in first.exposition().decode()
+    assert "a/fp32" not in second.exposition().decode()
