@@ -7,6 +7,7 @@ importing torch alone takes longer.
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from workers.process import prepare
@@ -65,17 +66,25 @@ def main(fd: int) -> int:
 
 
 def _run(spec: JobSpec, link: JobLink) -> JobDone | Failed:
-    if isinstance(spec, InspectSpec):
-        return _inspect(spec, link)
+    try:
+        # Cancelled already? Then not even the imports are worth their seconds.
+        link.poll()
+        if isinstance(spec, InspectSpec):
+            return _inspect(spec, link)
+    except WorkerError as error:
+        return Failed(code=error.code, message=error.message)
+    return _run_with_torch(spec, link)
+
+
+def _run_with_torch(spec: CompressSpec | VerifySpec, link: JobLink) -> JobDone | Failed:
     import torch
 
     from workers.boundary import Failure, attempt
 
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
-    result = attempt(
-        lambda: _compress(spec, link) if isinstance(spec, CompressSpec) else _verify(spec, link), what="job"
-    )
+    action = partial(_compress, spec, link) if isinstance(spec, CompressSpec) else partial(_verify, spec, link)
+    result = attempt(action, what="job")
     return Failed(code=result.code, message=result.message) if isinstance(result, Failure) else result
 
 
@@ -91,15 +100,12 @@ def _verify(spec: VerifySpec, link: JobLink) -> JobDone:
     return JobDone(verified=verify_variant(spec, link.report, link.poll))
 
 
-def _inspect(spec: InspectSpec, link: JobLink) -> JobDone | Failed:
+def _inspect(spec: InspectSpec, link: JobLink) -> JobDone:
     from workers.checkpoint.base import describe_base
 
     target = Path(spec.target_dir)
-    try:
-        folder = Path(spec.path) if spec.path is not None else _fetch(spec, target, link)
-        return JobDone(base=describe_base(folder, target))
-    except WorkerError as error:
-        return Failed(code=error.code, message=error.message)
+    folder = Path(spec.path) if spec.path is not None else _fetch(spec, target, link)
+    return JobDone(base=describe_base(folder, target))
 
 
 def _fetch(spec: InspectSpec, target: Path, link: JobLink) -> Path:

@@ -4,7 +4,7 @@ import fnmatch
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
@@ -19,6 +19,10 @@ from huggingface_hub.hf_api import ModelInfo
 
 from workers.checkpoint.save import disk_full
 from workers.protocol.errors import WorkerError, WorkerErrorCode
+
+# A refused connection is no HfHubHTTPError but an error of the HTTP client below it, and which client that is changes
+# between versions of the hub's library: so take the bases of its own error.
+_CLIENT_ERRORS = cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__)
 
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt")
 # Second copies of the weights under names that slimserve does not read.
@@ -67,11 +71,11 @@ def download(
         raise _not_found(hub_id, f"has no revision {revision!r}") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise _not_found(hub_id, "is not on the hub, or is private; check the spelling") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError) as error:
+    except (LocalEntryNotFoundError, ConnectionError) as error:
         raise _unreachable(hub_id) from error
-    except OSError as error:
-        # The HTTP client's own errors are OSErrors without an errno; those of the disk have one.
-        if error.errno is not None:
+    except _CLIENT_ERRORS as error:
+        # among the bases is OSError, whose instances with an errno come from the disk
+        if isinstance(error, OSError) and error.errno is not None:
             raise
         raise _unreachable(hub_id) from error
     return target_dir

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -97,6 +98,17 @@ def test_model_without_safetensors_is_refused_before_anything_is_fetched(
 def test_unknown_model_is_not_found(hub: str, tmp_path: Path, hub_id: str) -> None:
     with pytest.raises(WorkerError) as caught:
         download(hub_id, None, tmp_path / "m", lambda *at: None, endpoint=hub)
+
+    assert caught.value.code is WorkerErrorCode.BASE_NOT_FOUND
+
+
+def test_refused_connection_is_not_found_with_the_way_out(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+        with pytest.raises(WorkerError, match="load its folder") as caught:
+            download("someone/small", None, tmp_path / "m", lambda *at: None, endpoint=endpoint)
 
     assert caught.value.code is WorkerErrorCode.BASE_NOT_FOUND
 
