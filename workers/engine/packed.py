@@ -26,12 +26,13 @@ class PackedRunner:
         self._call = ModelCall(model)
         self._cache = PassthroughCache(model.config)
         self._attention = paged_attention(model, facts, num_pages)
+        self._mask_dtype = facts.attention_dtype
 
     @torch.inference_mode()
     def forward(self, rows: Many[Row]) -> list[Tensor]:
         """See `Runner`. Keys and values of the step are written in place; writing them again changes nothing."""
         call = self._call
-        plan = StepPlan(rows, call.device, call.model.dtype)
+        plan = StepPlan(rows, call.device, self._mask_dtype)
         self._attention.plan = plan
         token_ids, positions = call.tensor(plan.token_ids), call.tensor(plan.positions)
         kept = None if plan.keeps_all else call.tensor(plan.kept_indices())

@@ -40,6 +40,11 @@ class ModelFacts:
     states: dict[StateKey, tuple[torch.Size, torch.dtype]] = field(default_factory=dict)
     vocab_size: int = 0
 
+    @property
+    def attention_dtype(self) -> torch.dtype:
+        """Of queries, keys and values, and so of masks."""
+        return next((shape.dtype for shape in self.attention.values()), torch.float32)
+
 
 def register_attention(attention: Callable[..., object], mask: Callable[..., object] | None = None) -> str:
     """Make `attention` known to transformers; returns the name for `set_attn_implementation`.
@@ -50,20 +55,22 @@ def register_attention(attention: Callable[..., object], mask: Callable[..., obj
     name = f"slimserve_{next(_numbers)}"
     ALL_ATTENTION_FUNCTIONS.register(name, weakref.proxy(attention))
     if mask is not None:
-        ALL_MASK_ATTENTION_FUNCTIONS.register(name, mask)  # holds no tensor
+        ALL_MASK_ATTENTION_FUNCTIONS.register(name, mask)
     return name
 
 
 def probe(model: PreTrainedModel, max_model_len: int) -> ModelFacts:
     """Run eight tokens through `model` with an attention that only takes notes.
 
-    Raises LaneRefusedError where the packed lane cannot stand in for the model's own
-    attention and cache, and whatever the model raises. The model's attention implementation is put back.
+    Raises LaneRefusedError where ours cannot stand in for the model's own attention and cache, and whatever the model
+    raises. The model's attention implementation is put back.
     """
     facts, notes = ModelFacts(), _Notes(max_model_len)
     cache = PassthroughCache(model.config)
     call = ModelCall(model)
-    with attention_set(model, register_attention(notes, notes.mask)), torch.inference_mode():
+    watcher = weakref.proxy(notes)
+    name = register_attention(notes, lambda **arguments: watcher.mask(**arguments))
+    with attention_set(model, name), torch.inference_mode():
         positions = call.tensor(list(range(PROBE_TOKENS)))
         logits = call(
             positions[None] % model.config.get_text_config().vocab_size, positions[None], cache, positions[-1:]

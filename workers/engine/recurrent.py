@@ -107,6 +107,7 @@ class RecurrentRunner:
         self._call = ModelCall(model)
         self._cache = PassthroughCache(model.config)
         self._attention = paged_attention(model, facts, num_pages)
+        self._mask_dtype = facts.attention_dtype
         self._states = StatePool(facts, num_slots, model.device)
 
     @torch.inference_mode()
@@ -129,7 +130,7 @@ class RecurrentRunner:
     def _forward_group(self, rows: list[Row]) -> tuple[list[Tensor], dict[StateKey, Tensor]]:
         """Rows of one token each, or a single row of any length."""
         call = self._call
-        plan = StepPlan(rows, call.device, call.model.dtype)
+        plan = StepPlan(rows, call.device, self._mask_dtype)
         self._attention.plan = plan
         self._cache.load_states(self._states.gather(rows) if rows[0].start > 0 else {})
         shape = (len(rows), -1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from workers.engine.refusal import LaneRefusedError
-from workers.engine.runner import Runner
+from workers.engine.runner import CacheGeometry, Runner
 from workers.engine.sequence import Row, Sequence
 from workers.formats.swap import product_dtype
 from workers.protocol.errors import WorkerError, WorkerErrorCode
@@ -109,9 +109,33 @@ def _may_flip(model: PreTrainedModel) -> bool:
 @torch.inference_mode()
 def _deviations(runner: Runner, samples: Many[Sample]) -> dict[str, list[float]]:
     """Phase -> deviation at each position that ran in it."""
-    geometry = runner.geometry
-    sequences = _place(runner, samples)
     result: dict[str, list[float]] = {"prefill": [], "decode": []}
+    for wave in _waves(runner.geometry, samples):
+        for phase, values in _deviations_of_wave(runner, wave).items():
+            result[phase] += values
+    return result
+
+
+def _waves(geometry: CacheGeometry, samples: Many[Sample]) -> list[list[Sample]]:
+    """All samples at once, or fewer where the pools hold fewer."""
+    waves: list[list[Sample]] = []
+    num_free_pages = 0
+    for sample in samples:
+        num_pages = -(-len(sample.token_ids) // geometry.page_size)
+        is_full = bool(waves) and bool(geometry.num_slots) and len(waves[-1]) >= geometry.num_slots
+        if num_pages > num_free_pages or is_full:
+            waves.append([])
+            num_free_pages = geometry.num_pages
+        waves[-1].append(sample)
+        num_free_pages -= num_pages
+    return waves
+
+
+def _deviations_of_wave(runner: Runner, samples: Many[Sample]) -> dict[str, list[float]]:
+    """The same, for samples that fit side by side."""
+    geometry = runner.geometry
+    result: dict[str, list[float]] = {"prefill": [], "decode": []}
+    sequences = _place(geometry, samples)
     try:
         while any(s.num_computed_tokens < len(s.prompt_ids) for s in sequences):
             rows, behind = [], []
@@ -143,15 +167,14 @@ def _deviation(logits: Tensor, expected: Tensor) -> Tensor:
     return deviation.nan_to_num(nan=float("inf"))
 
 
-def _place(runner: Runner, samples: Many[Sample]) -> list[Sequence]:
+def _place(geometry: CacheGeometry, samples: Many[Sample]) -> list[Sequence]:
     """Sequences with pages and slots of their own; pages of odd ones are in descending order, so never a run."""
-    geometry = runner.geometry
     free = list(range(geometry.num_pages))
     sequences = []
     for number, sample in enumerate(samples):
         num_pages = -(-len(sample.token_ids) // geometry.page_size)
         if num_pages > len(free):
-            raise LaneRefusedError(f"{geometry.num_pages} pages do not hold the proof's prompts")
+            raise LaneRefusedError(f"{geometry.num_pages} pages do not hold a prompt of {len(sample.token_ids)} tokens")
         pages, free = free[:num_pages], free[num_pages:]
         sequences.append(
             Sequence(

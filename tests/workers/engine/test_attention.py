@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.workers.engine.driving import Driver
-from tests.workers.engine.parity import serve
+from tests.workers.engine.parity import NUM_TOKENS, serve
 from workers.engine.attention import PagedAttention
 from workers.engine.kv_pool import PAGE_SIZE, AttentionShape, LayerPool
 from workers.engine.plan import StepPlan
@@ -105,7 +105,7 @@ def test_decoding_all_rows_at_once_equals_generate(name: str) -> None:
     runner._attention = attention = PagedAttention(pools, is_batched=True)
     runner._call.model.set_attn_implementation(_registered(attention))
 
-    assert Driver(runner, is_scattered=True).generate(served.prompts, 8) == served.expected
+    assert Driver(runner, is_scattered=True).generate(served.prompts, NUM_TOKENS) == served.expected
 
 
 def _registered(attention: PagedAttention) -> str:

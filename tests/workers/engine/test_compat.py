@@ -15,7 +15,7 @@ def test_every_memory_equals_generate(memory: Memory) -> None:
     served = serve("gptj")
     runner = CompatRunner(build("gptj"), num_pages=64, memory=memory)
 
-    assert Driver(runner, chunk=7, preempt_at=4).generate(served.prompts[3:6], NUM_TOKENS) == served.expected[3:6]
+    assert Driver(runner, chunk=7, preempt_at=4).generate(served.prompts[-3:], NUM_TOKENS) == served.expected[-3:]
 
 
 def test_running_a_row_again_gives_the_same_logits() -> None:

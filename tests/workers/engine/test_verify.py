@@ -145,6 +145,11 @@ def test_prompts_enter_whole_where_chunks_are_not_proven(monkeypatch: pytest.Mon
     assert choice.reason.endswith("prompts enter whole")
 
 
+@pytest.mark.parametrize(("name", "lane"), [("llama", "packed"), ("lfm2", "recurrent")])
+def test_proof_fits_into_the_smallest_pools(name: str, lane: str) -> None:
+    assert choose(build(name), max_num_seqs=1, max_model_len=48).lane == lane
+
+
 @pytest.mark.parametrize("name", ["llama", "falcon_h1"])
 def test_a_step_can_run_again_whole_and_in_parts(name: str) -> None:
     driver = Driver(choose(build(name)).runner)
