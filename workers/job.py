@@ -4,12 +4,14 @@ Each kind of job imports what it needs when it starts: inspecting a model must a
 importing torch alone takes longer.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from workers.checkpoint.save import disk_full
 from workers.process import prepare
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.framing import SocketChannel
@@ -73,6 +75,10 @@ def _run(spec: JobSpec, link: JobLink) -> JobDone | Failed:
             return _inspect(spec, link)
     except WorkerError as error:
         return Failed(code=error.code, message=error.message)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return Failed(code=WorkerErrorCode.DISK_FULL, message=disk_full().message)
     return _run_with_torch(spec, link)
 
 

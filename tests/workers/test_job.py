@@ -123,10 +123,10 @@ def hang_up(job: Job) -> None:
 
 
 @pytest.mark.parametrize(("act", "is_answered"), [(cancel, True), (hang_up, False)], ids=["cancel", "hang-up"])
-def test_unwanted_job_ends_and_leaves_nothing(tmp_path: Path, act: Callable[[Job], None], is_answered: bool) -> None:
-    base = save_tiny_model(tmp_path / "base")
-
-    with started(compress_spec(base, tmp_path / "out")) as job:
+def test_unwanted_job_ends_before_it_looks_at_its_base(
+    tmp_path: Path, act: Callable[[Job], None], is_answered: bool
+) -> None:
+    with started(compress_spec(tmp_path / "nowhere", tmp_path / "out")) as job:
         act(job)
         messages = job.messages()
         status = job.process.wait(DEADLINE_S)
