@@ -63,7 +63,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state.server = Server(settings)
     state.texts = TextModels()
     state.renderer = Renderer()
-    state.generation = Generation(settings, state.server.catalog, state.texts, state.renderer, state.metrics)
+    state.generation = Generation(state.server, state.texts, state.renderer, state.metrics)
     live = LiveMetrics(state.server.catalog.list, state.server.jobs.running)
     state.metrics.add_collector(live)
     state.server.supervisor.observe_steps(live.observe_step)

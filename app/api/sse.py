@@ -19,7 +19,7 @@ from app.api.guard import TRANSPORT
 from app.core.choice import Delta
 from app.core.generation import Generation, Run
 from app.core.request import GenerationRequest
-from app.errors import ApiError
+from app.errors import ApiError, Unavailable
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -83,6 +83,10 @@ class EventStream(Response):
             await run_attended(receive, self._serve(writer))
         except ClientDisconnect:
             logger.debug("a reader left its stream", extra={"request_id": scope.get("slimserve.request_id")})
+        except asyncio.CancelledError:
+            # the server has waited long enough for its streams to end; nobody else cancels them
+            await writer.fail(Unavailable("The server is stopping.", retry_after_s=30, code="server_shutting_down"))
+            raise
 
     async def _serve(self, writer: "EventWriter") -> None:
         async with self._generation.run(self._request) as run:
@@ -92,8 +96,7 @@ class EventStream(Response):
             try:
                 await self._pass_on(run, deltas, writer)
             except ApiError as error:
-                await writer.write(event(error.body()))
-        await writer.end()
+                await writer.fail(error)
 
     async def _first(self, run: Run) -> list[Delta]:
         """Wait for a token, whether it has text or not; not for ever, so that the client sees a status."""
@@ -109,7 +112,7 @@ class EventStream(Response):
         while True:
             events = "".join([chunk(delta) for delta in deltas])
             if run.is_finished:
-                await writer.write((events + self._chunks.end()).encode() + DONE)
+                await writer.end((events + self._chunks.end()).encode() + DONE)
                 return
             if events:
                 await writer.write(events.encode())
@@ -125,9 +128,11 @@ class EventWriter:
         self._scope = scope
         self._send = send
         self._wrote_at_s = time.monotonic()
+        self._is_open = False
 
     async def start(self) -> None:
         """The status and the headers."""
+        self._is_open = True
         await self._send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
 
     async def write(self, data: bytes) -> None:
@@ -135,9 +140,15 @@ class EventWriter:
         await self._send_in_time({"type": "http.response.body", "body": data, "more_body": True})
         self._wrote_at_s = time.monotonic()
 
-    async def end(self) -> None:
-        """The clean end of the answer."""
-        await self._send_in_time({"type": "http.response.body", "body": b"", "more_body": False})
+    async def end(self, data: bytes) -> None:
+        """The last events, and the clean end of the answer."""
+        self._is_open = False
+        await self._send_in_time({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def fail(self, error: ApiError) -> None:
+        """End with an error event, if the answer has begun and has not ended yet."""
+        if self._is_open:
+            await self.end(event(error.body()))
 
     def silent_s(self) -> float:
         """Since the last event."""

@@ -17,6 +17,7 @@ from app.core.detokenizer import Detokenizer
 from app.core.prompts import encode_prompts, max_tokens
 from app.core.renderer import Renderer
 from app.core.request import GenerationRequest
+from app.core.server import Server
 from app.core.text import TextModel, TextModels
 from app.core.variants import Served
 from app.errors import ApiError, DeadlineExceeded, InvalidRequest, Unavailable, WorkerCrashed, from_worker
@@ -37,11 +38,11 @@ _SEED_STRIDE: Final = 0x9E3779B97F4A7C15
 class Generation:
     """Runs requests; one for the whole server."""
 
-    def __init__(
-        self, settings: Settings, catalog: Catalog, texts: TextModels, renderer: Renderer, metrics: ServingMetrics
-    ) -> None:
+    def __init__(self, server: Server, texts: TextModels, renderer: Renderer, metrics: ServingMetrics) -> None:
+        settings = server.settings
+        self._server = server
         self._settings = settings
-        self._catalog = catalog
+        self._catalog = server.catalog
         self._texts = texts
         self._renderer = renderer
         self._metrics = metrics
@@ -56,6 +57,8 @@ class Generation:
         Raises ApiError if it is refused: unknown or unready model, queue full, a prompt that does not fit.
         """
         stamps = RequestStamps()
+        if self._server.is_draining:
+            raise Unavailable("The server is stopping.", retry_after_s=30, code="draining")
         served = self._catalog.acquire(request.model)
         variant_id = served.variant.id
         try:
