@@ -11,7 +11,7 @@ from tests.workers.engine.parity import NUM_TOKENS, serve
 from workers.engine.attention import PagedAttention
 from workers.engine.kv_pool import PAGE_SIZE, AttentionShape, LayerPool
 from workers.engine.plan import StepPlan
-from workers.engine.probe import measured_window
+from workers.engine.probe import measured_window, register_attention
 from workers.engine.refusal import LaneRefusedError
 from workers.engine.sequence import Row, Sequence
 from workers.protocol.specs import SamplingParams
@@ -103,15 +103,9 @@ def test_decoding_all_rows_at_once_equals_generate(name: str) -> None:
     runner = served.choice.runner
     pools = runner._attention._pools
     runner._attention = attention = PagedAttention(pools, is_batched=True)
-    runner._call.model.set_attn_implementation(_registered(attention))
+    runner._call.model.set_attn_implementation(register_attention(attention))
 
     assert Driver(runner, is_scattered=True).generate(served.prompts, NUM_TOKENS) == served.expected
-
-
-def _registered(attention: PagedAttention) -> str:
-    from workers.engine.probe import register_attention
-
-    return register_attention(attention)
 
 
 @pytest.mark.parametrize(
