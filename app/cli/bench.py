@@ -47,14 +47,19 @@ def bench(
     the text and on how the model cuts it into tokens.
     """
     client = client_of(ctx)
-    source = text.read_text("utf-8") if text else embedded.heldout_text()
+    texts = [text.read_text("utf-8")] if text else heldout_stories()
     workload = Workload(num_prompt_tokens=prompt_tokens, num_completion_tokens=tokens, num_runs=runs)
     with console(stderr=True).status("measuring"):
-        rows = measure(client, select(client, models or []), source, workload, perplexity_tokens)
+        rows = measure(client, select(client, models or []), texts, workload, perplexity_tokens)
     if as_json:
         write_json([asdict(row) for row in rows])
     else:
         console().print(table(rows))
+
+
+def heldout_stories() -> list[str]:
+    """The embedded texts that the embedded model was not trained on."""
+    return [story.strip() for story in embedded.heldout_text().split("<|endofstory|>") if story.strip()]
 
 
 def select(client: Client, names: Sequence[str]) -> list[Mapping[str, Any]]:

@@ -15,7 +15,7 @@ from app.store.database import DatabaseDamaged
 from app.store.lock import DataDirInUse
 from app.store.migrations import SchemaTooNew
 
-_POLL_S = 0.1
+_POLL_S = 0.25
 
 
 def serve_until_stopped(settings: Settings, models: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from app import embedded
 from app.cli import server_process
-from app.cli.bench import table
+from app.cli.bench import heldout_stories, table
 from app.cli.chat import answer
 from app.cli.client import Client
 from app.cli.curl import curl_lines
@@ -50,7 +50,9 @@ def demo(
         note("the demo server is stopped" if earlier else "no demo server runs")
         return
     shutil.rmtree(run_dir / "data", ignore_errors=True)
-    server = server_process.start(run_dir, host=_HOST, port=server_process.free_port(_HOST, _PORT))
+    port = server_process.free_port(_HOST, _PORT)
+    note(f"starting a server on port {port}, log in {run_dir / 'server.log'}")
+    server = server_process.start(run_dir, host=_HOST, port=port)
     try:
         models = show(Client(server.url))
     except BaseException:
@@ -75,7 +77,7 @@ def show(client: Client) -> list[str]:
 
     heading("2. Chat with it")
     say(f"> {_PROMPT}")
-    options = {"model": original["id"], "max_tokens": 160, "temperature": 0.6, "seed": 7}
+    options = {"model": original["id"], "max_tokens": 160, "temperature": 0.7, "top_p": 0.9, "seed": 7}
     answer(client, options, [{"role": "user", "content": _PROMPT}], stats=True)
 
     heading("3. Quantize it to int8")
@@ -97,7 +99,7 @@ def compare(client: Client, variants: list[dict[str, Any]]) -> None:
         state = client.get(f"/v1/variants/{one['id']}")["state"]
         if state != "ready":
             raise CommandFailed(f"{one['id']} is {state}, so it cannot be measured")
-    rows = measure(client, variants, embedded.heldout_text(), _WORKLOAD, _PERPLEXITY_TOKENS)
+    rows = measure(client, variants, heldout_stories(), _WORKLOAD, _PERPLEXITY_TOKENS)
     console().print(table(rows))
     say(
         f"medians of {_WORKLOAD.num_runs} requests of {_WORKLOAD.num_prompt_tokens} + "

@@ -2,7 +2,8 @@
 
 Speed: medians over streamed runs, each with a prompt of its own so that no prefix cache helps, variants in turn
 (A, B, A, B) so that a slow minute of the machine hurts all alike. Perplexity: exp of the mean negative log
-probability of every token of a text but the first of each window, the text cut into windows as long as the context.
+probability of every token but the first of each window; a text longer than the context is cut into windows as long as
+that, and a text begins as the tokenizer begins one, for instance with its bos token.
 """
 
 import math
@@ -45,44 +46,62 @@ class Row:
 
 
 def measure(
-    client: Client, variants: Sequence[Mapping[str, Any]], text: str, workload: Workload, max_perplexity_tokens: int
+    client: Client,
+    variants: Sequence[Mapping[str, Any]],
+    texts: Sequence[str],
+    workload: Workload,
+    max_perplexity_tokens: int,
 ) -> list[Row]:
     """One row per ready variant, in the order given. No perplexity where `max_perplexity_tokens` is 0."""
-    ids = {one["id"]: tokenize(client, one["id"], text) for one in variants}
-    timings = _interleaved(client, variants, ids, workload)
+    num_needed = max(max_perplexity_tokens, workload.num_prompt_tokens * (workload.num_runs + 1))
+    documents = {one["id"]: encode(client, one["id"], texts, num_needed) for one in variants}
+    prompts = {model: [token for document in found for token in document] for model, found in documents.items()}
+    timings = _interleaved(client, variants, prompts, workload)
     # A cast has no files of its own: what it needs on disk is its base.
     base_bytes = {base["id"]: base["weight_bytes"] for base in client.get("/v1/bases")["data"]}
     rows = []
     for one in variants:
-        scored = ids[one["id"]][:max_perplexity_tokens]
-        perplexity = perplexity_of(client, one["id"], scored, one["max_model_len"]) if len(scored) > 1 else None
+        perplexity, num_scored = None, 0
+        if max_perplexity_tokens > 0:
+            windows = cut(documents[one["id"]], one["max_model_len"], max_perplexity_tokens)
+            perplexity, num_scored = perplexity_of(client, one["id"], windows)
         fresh = client.get(f"/v1/variants/{one['id']}")
         bytes_on_disk = fresh["bytes_on_disk"] or base_bytes[fresh["base"]]
-        rows.append(_row(fresh, bytes_on_disk, timings[one["id"]], perplexity, len(scored)))
+        rows.append(_row(fresh, bytes_on_disk, timings[one["id"]], perplexity, num_scored))
     return rows
 
 
-def tokenize(client: Client, model: str, text: str) -> list[int]:
-    """Token ids of the text, without special tokens."""
-    answer = client.post("/tokenize", {"model": model, "prompt": text, "add_special_tokens": False})
-    return [int(token) for token in answer["tokens"]]
+def encode(client: Client, model: str, texts: Iterable[str], num_needed: int) -> list[list[int]]:
+    """Token ids of the first texts that have `num_needed` tokens together, or of all of them."""
+    documents: list[list[int]] = []
+    num_tokens = 0
+    for text in texts:
+        if num_tokens >= num_needed:
+            break
+        tokens = client.post("/tokenize", {"model": model, "prompt": text, "add_special_tokens": True})["tokens"]
+        documents.append(tokens)
+        num_tokens += len(tokens)
+    return documents
 
 
-def perplexity_of(client: Client, model: str, ids: Sequence[int], window_tokens: int) -> float:
-    """Perplexity of the model over the token ids, in disjoint windows."""
-    total_nats = 0.0
-    num_scored = 0
-    for start in range(0, len(ids) - 1, window_tokens):
-        window = ids[start : start + window_tokens]
-        logprobs = [value for value in _score(client, model, window) if value is not None]
-        total_nats -= math.fsum(logprobs)
-        num_scored += len(logprobs)
-    return math.exp(total_nats / num_scored)
+def cut(documents: Iterable[Sequence[int]], window_tokens: int, max_tokens: int) -> list[Sequence[int]]:
+    """Disjoint windows of the documents, none over the end of a document, `max_tokens` at most in all."""
+    windows: list[Sequence[int]] = []
+    num_left = max_tokens
+    for document in documents:
+        for start in range(0, min(len(document), num_left), window_tokens):
+            windows.append(document[start : min(start + window_tokens, num_left)])
+        num_left = max(0, num_left - len(document))
+    return [window for window in windows if len(window) > 1]
+
+
+def perplexity_of(client: Client, model: str, windows: Iterable[Sequence[int]]) -> tuple[float | None, int]:
+    """Perplexity of the model over windows of token ids, and the number of tokens that were scored."""
+    logprobs = [value for window in windows for value in _score(client, model, window) if value is not None]
+    return (math.exp(-math.fsum(logprobs) / len(logprobs)) if logprobs else None), len(logprobs)
 
 
 def _score(client: Client, model: str, ids: Sequence[int]) -> list[float | None]:
-    if len(ids) < 2:
-        return []
     body = {"model": model, "prompt": list(ids), "max_tokens": 0, "echo": True, "logprobs": 0, "temperature": 0}
     found: list[float | None] = client.post("/v1/completions", body)["choices"][0]["logprobs"]["token_logprobs"]
     return found
@@ -153,7 +172,7 @@ def _row(
         tpot_s=statistics.median(tpots) if tpots else None,
         tokens_per_s=statistics.median(timing.tokens_per_s for timing in runs),
         perplexity=perplexity,
-        num_perplexity_tokens=num_scored if perplexity is not None else 0,
+        num_perplexity_tokens=num_scored,
         kl_mean=quality.get("kl_mean"),
         top1_agreement=quality.get("top1_agreement"),
         num_runs=len(runs),

@@ -16,7 +16,7 @@ from app.cli.terminal import CommandFailed
 # Seconds on an idle machine; minutes where many processes share two cores.
 _START_TIMEOUT_S = 300
 _STOP_TIMEOUT_S = 45
-_POLL_S = 0.1
+_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
