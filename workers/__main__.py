@@ -23,11 +23,13 @@ def main() -> int:
         from workers import job
 
         return job.main(arguments.fd)
+    # Before the import: it takes seconds, in which the front end may die or want to see the stacks.
+    sock = prepare(arguments.fd)
     from workers import serve
 
     # Whatever a checkpoint says, loading one never reaches for the network.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    return serve.main(prepare(arguments.fd), faults)
+    return serve.main(sock, faults)
 
 
 if __name__ == "__main__":
