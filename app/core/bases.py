@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import os
 import shutil
+import sqlite3
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,14 @@ class Bases:
         return row
 
     async def forget(self, name: str) -> None:
-        """Remove the row of a base without variants, and what was downloaded for it."""
-        await self._store.run(base_rows.delete, name)
+        """Remove a base that has no variant and no open job, and what was downloaded for it; else leave it."""
+        try:
+            is_gone = await self._store.run(base_rows.delete, name)
+        except sqlite3.IntegrityError:
+            is_gone = False
+        if not is_gone:
+            logger.info("the base stays: something uses it", extra={"base": name})
+            return
         del self._rows[name]
         await asyncio.to_thread(shutil.rmtree, self._own_folder(name), ignore_errors=True)
 

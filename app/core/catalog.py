@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sqlite3
 import time
 from collections.abc import Sequence
 from typing import Final, cast
@@ -212,12 +211,8 @@ class Catalog:
         return sum(entry.estimated_bytes() for entry in loading)
 
     async def _forget_base_if_unused(self, base: str) -> None:
-        if any(entry.row.base == base for entry in self._entries.values()):
-            return
-        try:
+        if not any(entry.row.base == base for entry in self._entries.values()):
             await self.bases.forget(base)
-        except sqlite3.IntegrityError:
-            logger.info("base got a new variant meanwhile", extra={"base": base})
 
     def _delete_registration(self, variant_id: str) -> None:
         registration = self.registrations.find(variant_id)

@@ -50,7 +50,7 @@ class Entry:
             kind="echo" if base is None else row.kind,
             created=row.created,
             state=life.state,
-            reason=life.reason,
+            reason=life.reason or _phase(life),
             folder=self.text_folder,
             architecture=base.info.architecture if base is not None else "Echo",
             num_parameters=base.info.num_parameters if base is not None else 0,
@@ -66,6 +66,12 @@ class Entry:
             process_bytes=_process_bytes(life),
             quality=self.quality,
         )
+
+
+def _phase(life: ServingLife) -> str | None:
+    """How far a load is."""
+    loading = life.worker.loading if life.worker is not None and life.info is None else None
+    return None if loading is None else f"{loading.phase}: {loading.bytes_done:,} of {loading.bytes_total:,} bytes"
 
 
 def _process_bytes(life: ServingLife) -> int | None:

@@ -176,7 +176,9 @@ class Jobs:
         spec = spec_of(row)
         failure: tuple[str, str] | None = None
         base = self._catalog.bases.get(spec.base)
-        assert base is not None, "a base with an open job is not forgotten"
+        if base is None:
+            await self._fail(row.id, "base_not_found", f"Base '{spec.base}' was deleted.")
+            return
         self._progress, self._event_due_at_s = None, 0.0
         run = self._run = QuantizeRun(
             row.id, spec, base, self._settings, self._supervisor, lambda tick: self._tick(row.id, tick)

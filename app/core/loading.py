@@ -72,6 +72,16 @@ class Loader:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _find(self, request: LoadRequest) -> Entry | BaseRow | Source:
+        found = self._look_up(request)
+        if isinstance(found, Entry | BaseRow):
+            base = found.name if isinstance(found, BaseRow) else found.row.base
+            if request.name not in (None, base):
+                raise InvalidRequest(f"This model is registered already, as '{base}'.", param="name")
+            if request.revision is not None and getattr(found, "revision", None) != request.revision:
+                raise InvalidRequest("'revision' chooses among those of a model of the hub.", param="revision")
+        return found
+
+    def _look_up(self, request: LoadRequest) -> Entry | BaseRow | Source:
         model = request.model
         if model.startswith("/"):
             source = self._catalog.bases.local_source(model, is_trusted=request.is_trusted)

@@ -87,9 +87,11 @@ class Registrations:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _ended(self, name: str, task: "asyncio.Task[BaseRow]") -> None:
-        registration = self._by_name[name]
         failed = task.cancelled() or task.exception() is not None
         # A folder that is not a model was told to its client; only a download's failure comes when nobody waits.
+        registration = self._by_name.get(name)
+        if registration is None or registration.task is not task:
+            return
         if not failed or registration.source.hub_id is None:
             del self._by_name[name]
 

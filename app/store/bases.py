@@ -37,9 +37,17 @@ def select_all(connection: sqlite3.Connection) -> list[BaseRow]:
     return [_row(row) for row in connection.execute("SELECT * FROM bases ORDER BY created, name")]
 
 
-def delete(connection: sqlite3.Connection, name: str) -> None:
-    """Forget a base. Raises sqlite3.IntegrityError while it has variants."""
-    connection.execute("DELETE FROM bases WHERE name = ?", (name,))
+def delete(connection: sqlite3.Connection, name: str) -> bool:
+    """Forget a base, unless a job that has not ended needs it: then False.
+
+    Raises sqlite3.IntegrityError while it has variants.
+    """
+    cursor = connection.execute(
+        "DELETE FROM bases WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM jobs"
+        " WHERE state IN ('queued', 'running', 'publishing') AND instr(variant, ?1 || '/') = 1)",
+        (name,),
+    )
+    return cursor.rowcount == 1
 
 
 def _encode(info: BaseInfo) -> str:

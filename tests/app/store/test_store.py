@@ -111,7 +111,7 @@ async def test_failing_work_is_rolled_back_as_a_whole(store: Store) -> None:
     assert await store.run(bases.select_all) == []
 
 
-async def test_base_with_variants_cannot_be_forgotten(store: Store) -> None:
+async def test_base_with_variants_or_open_jobs_cannot_be_forgotten(store: Store) -> None:
     await store.run(bases.insert, BASE)
     await store.run(variants.insert, VARIANT)
 
@@ -119,7 +119,10 @@ async def test_base_with_variants_cannot_be_forgotten(store: Store) -> None:
         await store.run(bases.delete, "a")
 
     await store.run(variants.delete, "a/int8")
-    await store.run(bases.delete, "a")
+    await store.run(jobs.insert, job_row())
+    assert not await store.run(bases.delete, "a"), "an open job needs it"
+    await store.run(jobs.finish, "j1", JobState.QUEUED, JobState.CANCELLED)
+    assert await store.run(bases.delete, "a")
     assert await store.run(bases.select_all) == []
 
 
