@@ -47,7 +47,9 @@ class Engine:
         self._faults = faults
         pool_tokens = runner.geometry.num_pages * runner.geometry.page_size
         self.max_model_len = min(limits.max_model_len, pool_tokens)
-        self._pacer = ChunkPacer(max_tokens=limits.max_num_batched_tokens, is_timed=limits.is_prefill_timed)
+        # A prompt that cannot be cut does not become shorter by a small budget, it only waits for one.
+        is_timed = limits.is_prefill_timed and runner.geometry.supports_chunks
+        self._pacer = ChunkPacer(max_tokens=limits.max_num_batched_tokens, is_timed=is_timed)
         self._scheduler = Scheduler(
             runner.geometry, max_num_seqs=limits.max_num_seqs, pacer=self._pacer, release=runner.release
         )

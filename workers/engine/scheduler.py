@@ -67,15 +67,17 @@ class Scheduler:
     def schedule(self) -> list[Row]:
         """The rows of the next step; empty only if there is no sequence at all."""
         rows = self._decode_rows()
-        budget = self.pacer.num_tokens(has_decodes=bool(rows))
+        num_decodes = len(rows)
+        budget = self.pacer.num_tokens(has_decodes=num_decodes > 0)
         for sequence in self._running:
             if not is_decoding(sequence) and budget > 0:
                 rows.append(self._prefill_row(sequence, budget))
                 budget -= rows[-1].num_tokens
-        while self._waiting and budget > 0 and self._can_prefill(self._waiting[0], budget, has_rows=bool(rows)):
-            if not self._admit(self._waiting[0]):
+        while self._waiting and budget > 0:
+            sequence = self._waiting[0]
+            if not self._can_prefill(sequence, budget, is_first=len(rows) == num_decodes) or not self._admit(sequence):
                 break
-            rows.append(self._prefill_row(self._running[-1], budget))
+            rows.append(self._prefill_row(sequence, budget))
             budget -= rows[-1].num_tokens
         assert rows or not (self._waiting or self._running), "nothing runs: pages or slots were lost"
         return rows
@@ -114,11 +116,11 @@ class Scheduler:
             self._free_slots.append(sequence.slot)
             sequence.slot = None
 
-    def _can_prefill(self, sequence: Sequence, budget: int, *, has_rows: bool) -> bool:
-        """Room for one more? Where a prompt cannot be cut, an over-long one runs in a step of its own."""
+    def _can_prefill(self, sequence: Sequence, budget: int, *, is_first: bool) -> bool:
+        """Room for one more? A prompt that is over the budget and cannot be cut is the only one of its step."""
         if len(self._running) >= self._max_num_seqs:
             return False
-        return self._geometry.supports_chunks or sequence.num_tokens <= budget or not has_rows
+        return self._geometry.supports_chunks or sequence.num_tokens <= budget or is_first
 
     def _admit(self, sequence: Sequence) -> bool:
         """Move the first waiting sequence to the running ones if its pages and its slot are there."""

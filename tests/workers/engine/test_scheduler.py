@@ -106,16 +106,14 @@ def test_a_newcomer_leaves_a_page_for_everyone_who_runs() -> None:
     assert play(scheduler) == [("a", 1)]
 
 
-def test_uncut_prompts_wait_for_a_budget_of_their_own() -> None:
+def test_an_uncut_prompt_over_the_budget_is_the_only_one_of_its_step() -> None:
     scheduler = scheduler_of(budget=10, supports_chunks=False)
     for name, length in (("a", 6), ("b", 30), ("c", 2)):
         scheduler.add(sequence_of(name, length))
 
-    first = play(scheduler)
-    scheduler.remove(scheduler._running[0])
+    steps = [play(scheduler) for _ in range(3)]
 
-    assert first == [("a", 6)]
-    assert play(scheduler) == [("b", 30)]
+    assert steps == [[("a", 6)], [("a", 1), ("b", 30)], [("a", 1), ("b", 1), ("c", 2)]]
 
 
 def test_rows_with_all_logits_are_short_and_take_no_cached_prefix() -> None:
