@@ -13,6 +13,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = {"SLIMSERVE_ENABLE_ECHO": "1", "SLIMSERVE_ECHO_ITL_S": "0.002", "SLIMSERVE_MAX_QUEUE": "8"}
 
+# The first test also waits for the server, whose worker imports torch.
+FIRST_TEST_TIMEOUT_S = 600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests that may have to start the server the time for it."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "served" in item.fixturenames:
+            item.add_marker(pytest.mark.timeout(FIRST_TEST_TIMEOUT_S))
+
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
