@@ -155,7 +155,8 @@ def _adjust(scores: Tensor, sequence: Sequence, eos_token_ids: frozenset[int]) -
         old = scores[seen]
         scores[seen] = torch.where(old > 0, old / params.repetition_penalty, old * params.repetition_penalty)
     if (params.presence_penalty or params.frequency_penalty) and sequence.output_ids:
-        ids, counts = torch.tensor(sequence.output_ids, device=scores.device).unique(return_counts=True)
+        output_ids = torch.tensor(sequence.output_ids, device=scores.device)
+        ids, counts = output_ids.unique(return_counts=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         scores[ids] -= params.presence_penalty + params.frequency_penalty * counts
     for token_id, bias in params.logit_bias.items():
         scores[token_id] += bias if bias > _BAN_BIAS else -torch.inf
