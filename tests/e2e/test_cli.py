@@ -12,6 +12,9 @@ from typer.testing import CliRunner, Result
 
 from app.cli.root import app
 
+# Seconds alone, minutes where other work shares two cores.
+pytestmark = pytest.mark.timeout(900)
+
 Run = Callable[[Sequence[str]], Result]
 
 

@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 
 import httpx
 import psutil
+import pytest
 from cli_server import CliServer
+
+# Seconds alone, minutes where other work shares two cores.
+pytestmark = pytest.mark.timeout(900)
 
 _DETECTION_LIMIT_S = 1.0
 _NO_CHILD_AFTER_S = 5.0
