@@ -62,8 +62,8 @@ lock: $(DEVELOPMENT) ## Write the versions of .venv to requirements.lock.
 	@touch $(RUNTIME) $(DEVELOPMENT)
 
 .PHONY: bench
-bench: $(RUNTIME) ## Reproduce the numbers of docs/performance.md (BENCH=name runs one of benchmarks/).
-	@for script in $(or $(BENCH:%=benchmarks/%.py),$(wildcard benchmarks/bench_*.py)); do \
+bench: $(RUNTIME) ## Measure the engine and the HTTP layer (BENCH=name runs one of benchmarks/).
+	@for script in $(or $(BENCH:%=benchmarks/%.py),benchmarks/engine_vs_generate.py benchmarks/http_layer.py); do \
 		echo "bench: $$script"; $(BIN)/python "$$script" || exit 1; done
 
 .PHONY: docker-lint
