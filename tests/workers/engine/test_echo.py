@@ -36,17 +36,13 @@ def test_prompt_logprobs_know_the_prompt() -> None:
     assert [entry and entry.top[0][0] for entry in result.prompt_logprobs] == [None, 1, 4]
 
 
-def test_the_pause_is_once_per_step() -> None:
+def test_the_pause_is_once_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses_s: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses_s.append)
     engine = engine_of(EchoSpec(ttft_s=0.05, itl_s=0.02))
     for i in range(16):
         engine.add(request(f"r{i}", [1, 2, 3], max_tokens=4))
 
-    started_s = time.monotonic()
-    _, stats = finish(engine)
-    elapsed_s = time.monotonic() - started_s
+    finish(engine)
 
-    assert len(stats) == 4
-    assert stats[0].step_s >= 0.05
-    assert all(s.step_s >= 0.02 for s in stats[1:])
-    # Sixteen rows that paused one by one would take 1.8 s.
-    assert 0.11 <= elapsed_s < 1.0
+    assert pauses_s == [0.05, 0.02, 0.02, 0.02]
