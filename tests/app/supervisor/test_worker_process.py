@@ -71,9 +71,7 @@ async def test_streams_are_kept_apart_a_cancelled_one_ends_and_idleness_is_no_ha
     assert [step.step for step in steps] == sorted(step.step for step in steps)
 
 
-async def test_killed_worker_ends_its_streams_at_once(
-    supervisor: Supervisor, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_killed_worker_ends_its_streams_at_once(supervisor: Supervisor, caplog: pytest.LogCaptureFixture) -> None:
     worker = await start_echo(supervisor)
     streams = [worker.submit(generate(f"r{n}", 10_000)) for n in range(8)]
     await asyncio.gather(*(stream.get() for stream in streams))
