@@ -28,7 +28,8 @@ def make_dying(server: Server) -> None:
 
 
 def workers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "serve" in child.cmdline()]
+    """Serving processes of a server in this process; the server that the routes' tests share is none of them."""
+    return [child for child in psutil.Process().children() if child.cmdline()[1:4] == ["-m", "workers", "serve"]]
 
 
 @pytest.fixture
