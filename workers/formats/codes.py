@@ -76,8 +76,8 @@ class NestedAbsmax:
 class CodebookCodes:
     """Sixteen levels scaled by the absmax of each run of block_size weights, counted through the flattened (N, K).
 
-    codes: (N, K), uint8, 0 .. 15. codebook: (16,), fp32, levels in [-1, 1]. absmax: (ceil(N * K / block_size),) fp32, or
-    nested. kind: "nf4" or "fp4", which level table it is.
+    codes: (N, K), uint8, 0 .. 15. codebook: (16,), fp32, levels in [-1, 1]. absmax: (ceil(N * K / block_size),) fp32,
+    or nested. kind: "nf4" or "fp4", which level table it is.
     """
 
     kind: str
