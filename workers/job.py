@@ -16,7 +16,7 @@ from workers.process import prepare
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.framing import SocketChannel
 from workers.protocol.messages import Failed, JobDone, JobProgress, StartJob, ToJob
-from workers.protocol.specs import CompressSpec, InspectSpec, JobSpec, VerifySpec
+from workers.protocol.specs import CompressSpec, InspectSpec, JobSpec, MeasureSpec, VerifySpec
 
 # Jobs give way to serving workers wherever the two share cores.
 _NICENESS = 10
@@ -82,16 +82,23 @@ def _run(spec: JobSpec, link: JobLink) -> JobDone | Failed:
     return _run_with_torch(spec, link)
 
 
-def _run_with_torch(spec: CompressSpec | VerifySpec, link: JobLink) -> JobDone | Failed:
+def _run_with_torch(spec: CompressSpec | VerifySpec | MeasureSpec, link: JobLink) -> JobDone | Failed:
     import torch
 
     from workers.boundary import Failure, attempt
 
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
-    action = partial(_compress, spec, link) if isinstance(spec, CompressSpec) else partial(_verify, spec, link)
-    result = attempt(action, what="job")
+    result = attempt(_action(spec, link), what="job")
     return Failed(code=result.code, message=result.message) if isinstance(result, Failure) else result
+
+
+def _action(spec: CompressSpec | VerifySpec | MeasureSpec, link: JobLink) -> Callable[[], JobDone]:
+    if isinstance(spec, CompressSpec):
+        return partial(_compress, spec, link)
+    if isinstance(spec, MeasureSpec):
+        return partial(_measure, spec, link)
+    return partial(_verify, spec, link)
 
 
 def _compress(spec: CompressSpec, link: JobLink) -> JobDone:
@@ -104,6 +111,12 @@ def _verify(spec: VerifySpec, link: JobLink) -> JobDone:
     from workers.measure.verify import verify_variant
 
     return JobDone(verified=verify_variant(spec, link.report, link.poll))
+
+
+def _measure(spec: MeasureSpec, link: JobLink) -> JobDone:
+    from workers.measure.comparison import measure_variant
+
+    return JobDone(measured=measure_variant(spec, link.report, link.poll))
 
 
 def _inspect(spec: InspectSpec, link: JobLink) -> JobDone:

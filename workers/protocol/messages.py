@@ -219,12 +219,47 @@ class VerifyResult(Struct, frozen=True, kw_only=True):
     num_tokens: int
 
 
+class MeasureResult(Struct, frozen=True, kw_only=True):
+    """Result of a `MeasureSpec`. nll: nats per token; perplexity = exp(nll). num_tokens were scored in num_windows.
+
+    *_interval: 95 %, from resampled blocks of `block_tokens` neighbouring tokens; None with fewer than two blocks.
+    kl_*: KL(base || variant), reverse_kl_*: KL(variant || base), nats per token, None where the base was not asked
+    for. top_k: the base's likeliest tokens that are compared one by one, all others as one sum: both are lower bounds
+    of the full divergences, and equal to them if `is_exact` (the vocabulary has no more tokens). reference_bytes: the
+    base's numbers on disk; reference_cached: they were there before.
+    """
+
+    perplexity: float
+    nll: float
+    perplexity_interval: tuple[float, float] | None
+    num_tokens: int
+    num_windows: int
+    window: int
+    stride: int
+    block_tokens: int
+    base_perplexity: float | None = None
+    kl_mean: float | None = None
+    kl_mean_interval: tuple[float, float] | None = None
+    kl_p99: float | None = None
+    reverse_kl_mean: float | None = None
+    reverse_kl_p99: float | None = None
+    top1_agreement: float | None = None
+    top1_agreement_interval: tuple[float, float] | None = None
+    top_k: int | None = None
+    is_exact: bool | None = None
+    reference_bytes: int | None = None
+    reference_cached: bool | None = None
+    text_sha256: str = ""
+    device: str = ""
+
+
 class JobDone(Struct, frozen=True, kw_only=True, tag=True):
     """The job has finished; exactly one field is set, the one that belongs to the spec's kind."""
 
     base: BaseInfo | None = None
     compressed: CompressResult | None = None
     verified: VerifyResult | None = None
+    measured: MeasureResult | None = None
 
 
 ToWorker = StartServing | Generate | Cancel | Stop

@@ -117,4 +117,25 @@ class VerifySpec(Struct, frozen=True, kw_only=True, tag=True):
     num_threads: int | None = None
 
 
-JobSpec = InspectSpec | CompressSpec | VerifySpec
+class MeasureSpec(Struct, frozen=True, kw_only=True, tag=True):
+    """Score a text with a variant, and compare its distributions with its base's.
+
+    variant_dir, dtype: what to load. token_ids_path: safetensors file with `token_ids`, (1, tokens) int32. window,
+    stride: tokens; each window scores what no earlier one has. base_path None: no comparison; else base_fingerprint
+    and the text name the file below cache_dir that keeps the base's numbers. top_k: tokens compared one by one.
+    """
+
+    variant_dir: str
+    dtype: DtypeName = "auto"
+    token_ids_path: str
+    window: int
+    stride: int
+    base_path: str | None = None
+    base_fingerprint: str = ""
+    cache_dir: str = ""
+    top_k: int = 128
+    device: str = "auto"
+    num_threads: int | None = None
+
+
+JobSpec = InspectSpec | CompressSpec | VerifySpec | MeasureSpec
