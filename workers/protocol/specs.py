@@ -7,6 +7,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from workers.protocol.recipes import Calibration, Int8Recipe, Override, Recipe
+
 DtypeName = Literal["auto", "fp32", "bf16", "fp16"]
 MAX_TOP_LOGPROBS = 20
 
@@ -87,7 +89,9 @@ class InspectSpec(Struct, frozen=True, kw_only=True, tag=True):
 class CompressSpec(Struct, frozen=True, kw_only=True, tag=True):
     """One compression: base folder in, complete variant folder out (in staging; the front end publishes it).
 
-    skip: glob patterns of module names that stay as they are. seed: of everything random in the job.
+    recipe: what `method` names, with its options. layout: of the files, None = the recipe's own. skip: glob patterns
+    of module names that stay as they are. overrides: other recipes for the modules that match, first match wins.
+    quantize_head: the output head too. seed: of everything random in the job.
     """
 
     base_path: str
@@ -95,6 +99,11 @@ class CompressSpec(Struct, frozen=True, kw_only=True, tag=True):
     base: str
     variant: str
     method: str
+    recipe: Recipe = Int8Recipe()
+    layout: str | None = None
+    overrides: tuple[Override, ...] = ()
+    calibration: Calibration | None = None
+    quantize_head: bool = False
     device: str = "auto"
     skip: tuple[str, ...] = ()
     seed: int = 0
