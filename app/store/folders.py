@@ -3,6 +3,7 @@
 import os
 import shutil
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 
 
@@ -32,9 +33,11 @@ def quarantine(folder: Path, data_dir: Path) -> Path:
     return target
 
 
-def empty(folder: Path) -> None:
-    """Delete everything inside a folder."""
+def empty(folder: Path, keep: Collection[str] = ()) -> None:
+    """Delete everything inside a folder but the names in `keep`."""
     for child in folder.iterdir():
+        if child.name in keep:
+            continue
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)
         else:

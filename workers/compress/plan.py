@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from workers.checkpoint.headers import CheckpointHeaders
+from workers.protocol.errors import WorkerError, WorkerErrorCode
 
 # Read by their modelling code as raw numbers, not called as layers.
 _READ_DIRECTLY = frozenset({"dt_proj"})
@@ -76,17 +77,25 @@ def _reason_to_keep(name: str, module: nn.Module, inside: set[str], skip: tuple[
     return None
 
 
-def _decoder_modules(model: PreTrainedModel) -> set[str]:
-    """Names of all modules inside the decoder's layers: the largest module list of the language model."""
+def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """Name and list of the decoder's layers: the largest module list of the language model.
+
+    Raises WorkerError (unsupported_model) if it has none.
+    """
     untyped: Any = model
     decoder = untyped.get_decoder()
     root = decoder if isinstance(decoder, nn.Module) else model
     lists = [module for module in root.modules() if isinstance(module, nn.ModuleList)]
     if not lists:
-        return set()
+        raise WorkerError(WorkerErrorCode.UNSUPPORTED_MODEL, "the model has no list of decoder layers")
     layers = max(lists, key=lambda found: sum(parameter.numel() for parameter in found.parameters()))
-    members = {id(module) for module in layers.modules()}
-    return {name for name, module in model.named_modules() if id(module) in members}
+    return next(name for name, module in model.named_modules() if module is layers), layers
+
+
+def _decoder_modules(model: PreTrainedModel) -> set[str]:
+    """Names of all modules inside the decoder's layers."""
+    path, layers = decoder_layers(model)
+    return {f"{path}.{name}" for name, _ in layers.named_modules() if name} | {path}
 
 
 def _stored_name(model: PreTrainedModel, module: str, headers: CheckpointHeaders) -> str | None:

@@ -163,7 +163,9 @@ class StartJob(Struct, frozen=True, kw_only=True, tag=True):
 class JobProgress(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
     """One step forward of a job. `done` of `total` units (layers or bytes), `seconds` spent on this unit.
 
-    error: relative output or weight error of the unit that was just compressed, where there is one.
+    error: relative output or weight error of the unit (a module) that was just compressed, where there is one.
+    error_before, error_after: calibrated methods only; relative error of the module's output on the calibration data,
+    with plain rounding and with the method's numbers.
     """
 
     phase: str
@@ -171,6 +173,8 @@ class JobProgress(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=Tru
     total: int
     unit: str = ""
     error: float | None = None
+    error_before: float | None = None
+    error_after: float | None = None
     seconds: float = 0.0
     eta_s: float | None = None
     rss_bytes: int = 0

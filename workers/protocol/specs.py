@@ -91,7 +91,12 @@ class CompressSpec(Struct, frozen=True, kw_only=True, tag=True):
 
     recipe: what `method` names, with its options. layout: of the files, None = the recipe's own. skip: glob patterns
     of module names that stay as they are. overrides: other recipes for the modules that match, first match wins.
-    quantize_head: the output head too. seed: of everything random in the job.
+    quantize_head: the output head too. seed: of everything random in the job. activation_bytes: hidden states of the
+    calibration samples above this go to files beside the layers.
+
+    output_dir must not exist. Recipes that need calibration keep finished layers in `<output_dir>.layers`: a job with
+    the same spec that finds them goes on behind the last one. So whoever starts a job again leaves that folder where it
+    is, and whoever gives a job up removes it.
     """
 
     base_path: str
@@ -107,6 +112,7 @@ class CompressSpec(Struct, frozen=True, kw_only=True, tag=True):
     device: str = "auto"
     skip: tuple[str, ...] = ()
     seed: int = 0
+    activation_bytes: int = 2**30
     num_threads: int | None = None
 
 
