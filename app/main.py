@@ -17,11 +17,13 @@ from app.api import (
     models,
     operations,
     quantize,
+    reports,
     tokenize,
     variants,
 )
 from app.api.guard import Guard
 from app.api.handlers import install_handlers
+from app.api.openapi import describe_bodies
 from app.core.generation import Generation
 from app.core.renderer import Renderer
 from app.core.server import Server
@@ -32,7 +34,7 @@ from app.settings import Settings
 
 ROUTERS = (
     *(chat.router, completions.router, generate.router, models.router, tokenize.router),
-    *(load.router, quantize.router, jobs.router, variants.router, bases.router),
+    *(load.router, quantize.router, jobs.router, reports.router, variants.router, bases.router),
     *(operations.router, metrics.router),
 )
 
@@ -52,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     install_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
+    describe_bodies(app, [route for router in ROUTERS for route in router.routes])
     return app
 
 

@@ -2,8 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -22,10 +21,15 @@ _MAX_NAMED: Final = 20
 B = TypeVar("B", bound=BaseModel)
 
 
-def json_body(model: type[B]) -> Callable[[Request], Awaitable[B]]:
+class JsonBody(Generic[B]):
     """A FastAPI dependency that gives the request's body as `model`, or raises an ApiError that says what is wrong."""
 
-    async def read(request: Request) -> B:
+    def __init__(self, model: type[B]) -> None:
+        self.model = model
+
+    async def __call__(self, request: Request) -> B:
+        """The body of this request."""
+        model = self.model
         _require_json(request)
         raw = parse_json(await _read_in_time(request))
         if not isinstance(raw, dict):
@@ -40,7 +44,10 @@ def json_body(model: type[B]) -> Callable[[Request], Awaitable[B]]:
             _name_unknown(request, body)
         return body
 
-    return read
+
+def json_body(model: type[B]) -> JsonBody[B]:
+    """The dependency for bodies of this model."""
+    return JsonBody(model)
 
 
 def _require_json(request: Request) -> None:

@@ -16,8 +16,10 @@ SUPERVISOR_SILENCE_S: Final = 10.0
 _MAX_NAMED: Final = 10
 
 
-@router.api_route("/healthz", methods=["GET", "HEAD"])
-@router.api_route("/health", methods=["GET", "HEAD"])
+@router.get("/healthz")
+@router.head("/healthz", include_in_schema=False)
+@router.get("/health")
+@router.head("/health", include_in_schema=False)
 async def health(request: Request) -> Response:
     """200 while the event loop answers and the supervisor watches; models do not matter."""
     server: Server = request.app.state.server
@@ -26,7 +28,8 @@ async def health(request: Request) -> Response:
     return json_answer({"status": "ok"})
 
 
-@router.api_route("/readyz", methods=["GET", "HEAD"])
+@router.get("/readyz")
+@router.head("/readyz", include_in_schema=False)
 async def ready(request: Request) -> Response:
     """200 if every variant that was asked for at the start, or loaded since, takes requests."""
     server: Server = request.app.state.server

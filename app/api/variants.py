@@ -64,5 +64,5 @@ def variant_object(variant: Variant) -> VariantObject:
         waiting=variant.waiting,
         quality=None
         if quality is None
-        else QualityObject(kl_mean=quality.kl_mean, top1_agreement=quality.top1_agreement),
+        else QualityObject(kl_mean=quality.kl_mean, top1_agreement=quality.top1_agreement, measured=quality.measured),
     )

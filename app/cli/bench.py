@@ -59,7 +59,7 @@ def bench(
 
 def heldout_stories() -> list[str]:
     """The embedded texts that the embedded model was not trained on."""
-    return [story.strip() for story in embedded.heldout_text().split("<|endofstory|>") if story.strip()]
+    return embedded.stories(embedded.heldout_text())
 
 
 def select(client: Client, names: Sequence[str]) -> list[Mapping[str, Any]]:

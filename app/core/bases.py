@@ -127,6 +127,17 @@ class Bases:
             )
         return Source(path=folder)
 
+    def readable(self, path: str, param: str) -> Path:
+        """The real path of a file that clients may have read: below a folder of models. Raises Forbidden."""
+        file = Path(os.path.realpath(path))
+        if "\0" in path or not self._may_read(file):
+            raise Forbidden(
+                "This file is not below one of the folders that the server reads from (SLIMSERVE_MODELS_DIRS).",
+                code="folder_not_allowed",
+                param=param,
+            )
+        return file
+
     def _may_read(self, folder: Path) -> bool:
         roots = [Path(os.path.realpath(root)) for root in self._settings.models_dirs]
         if any(folder.is_relative_to(root) for root in roots):

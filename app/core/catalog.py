@@ -4,16 +4,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Any, cast
+
+import msgspec
 
 from app import embedded
 from app.core import fit, names
 from app.core.bases import Bases
 from app.core.entries import ECHO, Entry, cast_row, echo_entry, entry_of
+from app.core.job_documents import MEASURE
 from app.core.load_request import LoadRequest
 from app.core.registration import Registrations
-from app.core.serving import ServingLife
-from app.core.variants import Quality, Served, Variant, VariantState
+from app.core.serving import ServingLife, quarantined
+from app.core.variants import IDLE, Quality, Served, Variant, VariantState, with_measurement
 from app.errors import Conflict, Unavailable
 from app.settings import Settings
 from app.store import measurements
@@ -23,11 +26,10 @@ from app.store.database import Store
 from app.store.folders import discard
 from app.store.variants import VariantRow
 from app.supervisor.supervisor import Supervisor
+from workers.protocol.messages import MeasureResult
 from workers.protocol.specs import DtypeName, EchoSpec
 
 logger = logging.getLogger(__name__)
-
-_IDLE: Final = frozenset({VariantState.REGISTERED, VariantState.FAILED})
 
 
 class Catalog:
@@ -50,8 +52,9 @@ class Catalog:
         await self.bases.start()
         rows = await self._store.run(variant_rows.select_all)
         qualities = await self._store.run(measurements.select_kind, "verification")
+        measured = await self._store.run(measurements.select_kind, MEASURE)
         for row in rows:
-            self._add(row, _quality(qualities.get(row.id)))
+            self._add(row, _quality(qualities.get(row.id), measured.get(row.id)))
         for base in self.bases.list():
             await self.cast(base, fit.auto_dtype(base.info.dtype, self._settings.device))
 
@@ -105,7 +108,9 @@ class Catalog:
         life, name = entry.life, entry.row.id
         if life.state is VariantState.UNLOADING:
             raise Unavailable(f"Variant '{name}' is being unloaded.", retry_after_s=5, code="model_unloading")
-        if life.state not in _IDLE:
+        if life.state is VariantState.QUARANTINED:
+            raise quarantined(name, life.reason)
+        if life.state not in IDLE:
             if life.spec is not None and not request.agrees_with(life.spec):
                 raise Conflict(f"Variant '{name}' is loaded with other options; unload it first.", code="variant_busy")
             return
@@ -139,7 +144,7 @@ class Catalog:
             raise names.not_found(variant_id, self._entries)
         if entry.echo is not None or (entry.row.base == embedded.NAME and entry.row.kind == "cast"):
             raise Conflict(f"'{variant_id}' belongs to the server and stays.", code="variant_protected")
-        if entry.life.state not in _IDLE and not force:
+        if entry.life.state not in IDLE and not force:
             raise Conflict(f"Variant '{variant_id}' is loaded; unload it, or say ?force=true.", code="variant_busy")
         await entry.life.unload(0)
         await self._store.run(variant_rows.delete, variant_id)
@@ -149,10 +154,15 @@ class Catalog:
         logger.info("variant deleted", extra={"variant": variant_id})
         await self._forget_base_if_unused(entry.row.base)
 
-    def published(self, row: VariantRow, quality: Quality) -> None:
+    def published(self, row: VariantRow, quality: Quality | None) -> None:
         """A job has stored this row: show it, in place of an unloaded one of the same id."""
         self._entries.pop(row.id, None)
         self._add(row, quality)
+
+    def measured(self, variant_id: str, result: MeasureResult) -> None:
+        """A job has stored this measurement: show it with the variant."""
+        entry = self._entries[variant_id]
+        entry.quality = with_measurement(entry.quality, result)
 
     def entry(self, model: str) -> Entry:
         """The entry that a name means. Raises ModelNotFound."""
@@ -189,11 +199,11 @@ class Catalog:
     def loaded_cast(self, base: BaseRow) -> Entry | None:
         """The cast of a base that is loaded, or about to be."""
         entry = self.of_base(base.name)
-        return entry if entry is not None and entry.life.state not in _IDLE else None
+        return entry if entry is not None and entry.life.state not in IDLE else None
 
     def _add(self, row: VariantRow, quality: Quality | None) -> None:
-        life = ServingLife(row.id, self._supervisor)
-        entry = entry_of(row, life, self.bases, self._store.data_dir / "variants")
+        life = ServingLife(row.id, self._supervisor, row.quarantine_reason)
+        entry = entry_of(row, life, self.bases, self._store.data_dir)
         entry.quality = quality
         self._entries[row.id] = entry
 
@@ -204,7 +214,7 @@ class Catalog:
 
     def _preference(self, entry: Entry) -> tuple[bool, bool, bool]:
         auto = fit.auto_dtype(entry.base.info.dtype, self._settings.device) if entry.base is not None else ""
-        return not entry.life.is_serving, entry.life.state in _IDLE, entry.row.method != auto
+        return not entry.life.is_serving, entry.life.state in IDLE, entry.row.method != auto
 
     def _promised_bytes(self) -> int:
         loading = (entry for entry in self._entries.values() if entry.life.state is VariantState.LOADING)
@@ -222,7 +232,8 @@ class Catalog:
         self.registrations.forget(registration.name)
 
 
-def _quality(values: dict[str, float] | None) -> Quality | None:
-    if values is None:
-        return None
-    return Quality(kl_mean=values["kl_mean"], top1_agreement=values["top1_agreement"])
+def _quality(verified: dict[str, Any] | None, measured: dict[str, Any] | None) -> Quality | None:
+    quality = None
+    if verified is not None:
+        quality = Quality(kl_mean=verified["kl_mean"], top1_agreement=verified["top1_agreement"])
+    return quality if measured is None else with_measurement(quality, msgspec.convert(measured, MeasureResult))

@@ -99,11 +99,12 @@ def cast_row(base: BaseRow, dtype: str, created: int) -> VariantRow:
     )
 
 
-def entry_of(row: VariantRow, life: ServingLife, bases: Bases, variants_dir: Path) -> Entry:
+def entry_of(row: VariantRow, life: ServingLife, bases: Bases, data_dir: Path) -> Entry:
     """The entry of a stored row."""
     base = bases.get(row.base)
     assert base is not None, "the foreign key promises it"
-    folder = Path(base.info.path) if row.dir is None else variants_dir / row.dir
+    kept_in = "variants" if row.quarantine_reason is None else "quarantine"
+    folder = Path(base.info.path) if row.dir is None else data_dir / kept_in / row.dir
     text_folder = bases.text_folder(base) if row.dir is None else folder
     return Entry(row=row, life=life, base=base, folder=folder, text_folder=text_folder)
 

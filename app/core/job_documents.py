@@ -8,12 +8,29 @@ from msgspec import Struct
 
 from app.schemas.jobs import JobErrorObject, JobObject, JobResultObject, ProgressObject
 from app.store.jobs import JobRow
-from workers.protocol.messages import JobProgress
+from workers.protocol.messages import JobProgress, MeasureResult
+from workers.protocol.recipes import Int8Recipe, Override, Recipe
 
 QUANTIZE: Final = "quantize"
+MEASURE: Final = "measure"
 # Share of a job's time that each phase begins and ends at, as measured on a small model; unknown phases are the last.
-_PHASES: Final = {"compressing": (0.0, 0.8)}
+_PHASES: Final = {
+    "compressing": (0.0, 0.8),
+    "reading base": (0.8, 0.85),
+    "scoring base": (0.0, 0.45),
+    "scoring variant": (0.5, 1.0),
+}
 _LAST_PHASES: Final = (0.8, 1.0)
+
+
+class CalibrationText(Struct, frozen=True, kw_only=True):
+    """Where activations are observed: `text`, the file at `path`, or the built-in text; how many windows, how long."""
+
+    text: str | None = None
+    path: str | None = None
+    num_samples: int = 32
+    sequence_length: int = 512
+    seed: int = 0
 
 
 class QuantizeSpec(Struct, frozen=True, kw_only=True):
@@ -22,6 +39,12 @@ class QuantizeSpec(Struct, frozen=True, kw_only=True):
     base: str
     variant: str
     method: str
+    recipe: Recipe = Int8Recipe()
+    layout: str | None = None
+    overrides: tuple[Override, ...] = ()
+    calibration: CalibrationText | None = None
+    quantize_head: bool = False
+    max_kl: float = 0.1
     skip: tuple[str, ...] = ()
     device: str
     seed: int = 0
@@ -32,19 +55,56 @@ class QuantizeSpec(Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
+class MeasureJob(Struct, frozen=True, kw_only=True):
+    """A measurement that a client asked for, resolved. method: the variant's. window, stride, max_tokens: tokens."""
+
+    base: str
+    variant: str
+    method: str
+    text: str | None = None
+    path: str | None = None
+    window: int
+    stride: int
+    max_tokens: int
+    kl: bool = True
+    top_k: int = 128
+    device: str
+
+    def digest(self) -> str:
+        """SHA-256, equal for equal requests."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+
+JobDocument = QuantizeSpec | MeasureJob
+_DOCUMENTS: Final[dict[str, type[QuantizeSpec] | type[MeasureJob]]] = {QUANTIZE: QuantizeSpec, MEASURE: MeasureJob}
+_RESULTS: Final[dict[str, type[JobResultObject] | type[MeasureResult]]] = {
+    QUANTIZE: JobResultObject,
+    MEASURE: MeasureResult,
+}
+
+
 def encode(document: Struct) -> str:
     """JSON text."""
     return msgspec.json.encode(document).decode()
 
 
-def spec_of(row: JobRow) -> QuantizeSpec:
+def kind_of(document: JobDocument) -> str:
+    """The kind of job that works on such a document."""
+    return MEASURE if isinstance(document, MeasureJob) else QUANTIZE
+
+
+def spec_of(row: JobRow) -> JobDocument:
     """What the job was asked to do."""
-    return msgspec.json.decode(row.spec_json, type=QuantizeSpec)
+    document: JobDocument = msgspec.json.decode(row.spec_json, type=_DOCUMENTS[row.kind])
+    return document
 
 
-def result_of(row: JobRow) -> JobResultObject | None:
-    """What the job has made, from the moment it is verified."""
-    return None if row.result_json is None else msgspec.json.decode(row.result_json, type=JobResultObject)
+def result_of(row: JobRow) -> JobResultObject | MeasureResult | None:
+    """What the job has made or found, from the moment it is whole."""
+    if row.result_json is None:
+        return None
+    result: JobResultObject | MeasureResult = msgspec.json.decode(row.result_json, type=_RESULTS[row.kind])
+    return result
 
 
 def job_object(row: JobRow, progress: ProgressObject | None = None) -> JobObject:

@@ -12,9 +12,11 @@ from typing import Concatenate, Final, ParamSpec
 
 from app.core import publish
 from app.core.catalog import Catalog
-from app.core.job_documents import QUANTIZE, QuantizeSpec, encode, job_object, progress_object, spec_of
-from app.core.quantization import QuantizeRun, RunCancelled, check_disk
-from app.core.variants import Quality, VariantState
+from app.core.job_documents import JobDocument, QuantizeSpec, encode, job_object, kind_of, progress_object, spec_of
+from app.core.job_run import RunCancelled, RunTools
+from app.core.measurement import MeasureRun
+from app.core.quantization import QuantizeRun, check_disk
+from app.core.variants import IDLE, Quality
 from app.errors import ApiError, Conflict, NotFound
 from app.schemas.jobs import JobObject, JobResultObject, ProgressObject
 from app.settings import Settings
@@ -26,11 +28,13 @@ from app.store.jobs import JobRow, JobState, StaleJob
 from app.supervisor.job import JobFailed
 from app.supervisor.stream import WorkerGone
 from app.supervisor.supervisor import Supervisor
-from workers.protocol.messages import JobProgress
+from workers.protocol.errors import WorkerErrorCode
+from workers.protocol.messages import JobProgress, MeasureResult
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
+Run = QuantizeRun | MeasureRun
 
 KEY_LIFETIME_S: Final = 24 * 3600
 # A tick becomes an event at most this often; the job itself always tells the newest.
@@ -56,7 +60,7 @@ class Jobs:
         self._catalog = catalog
         self._queued = asyncio.Event()
         self._news = asyncio.Event()
-        self._run: QuantizeRun | None = None
+        self._run: Run | None = None
         self._progress: ProgressObject | None = None
         self._event_due_at_s = 0.0
         self._is_stopping = False
@@ -87,17 +91,19 @@ class Jobs:
         """What runs now, for the metrics."""
         if self._run is None:
             return []
-        return [LiveJob(id=self._run.job_id, kind=QUANTIZE, ratio=self._progress.ratio if self._progress else 0.0)]
+        return [
+            LiveJob(id=self._run.job_id, kind=self._run.kind, ratio=self._progress.ratio if self._progress else 0.0)
+        ]
 
-    async def submit(self, spec: QuantizeSpec, idem_key: str | None) -> JobObject:
+    async def submit(self, spec: JobDocument, idem_key: str | None) -> JobObject:
         """Accept a job; it is on disk when this returns. The same key with the same spec returns the same job.
 
         Raises ApiError: key used for something else, variant exists, job under way, no room on disk.
         """
-        refusal = self._refusal(spec)
+        refusal = self._refusal(spec) if isinstance(spec, QuantizeSpec) else None
         row = JobRow(
             id=str(uuid.uuid4()),
-            kind=QUANTIZE,
+            kind=kind_of(spec),
             spec_json=encode(spec),
             spec_hash=spec.digest(),
             idem_key=idem_key,
@@ -134,6 +140,8 @@ class Jobs:
             except StaleJob:
                 row = await self._row(job_id)
             else:
+                # of an attempt that a former server began
+                await asyncio.to_thread(shutil.rmtree, publish.staging_of(self._store.data_dir, job_id), True)
                 return self._object(cancelled)
         run = self._run
         if row.state is JobState.RUNNING and run is not None and run.job_id == job_id:
@@ -173,30 +181,15 @@ class Jobs:
             await self._run_one(row)
 
     async def _run_one(self, row: JobRow) -> None:
-        spec = spec_of(row)
-        failure: tuple[str, str] | None = None
-        base = self._catalog.bases.get(spec.base)
-        if base is None:
-            await self._fail(row.id, "base_not_found", f"Base '{spec.base}' was deleted.")
+        run = self._run_of(row)
+        if isinstance(run, tuple):
+            await self._fail(row.id, *run)
             return
         self._progress, self._event_due_at_s = None, 0.0
-        run = self._run = QuantizeRun(
-            row.id, spec, base, self._settings, self._supervisor, lambda tick: self._tick(row.id, tick)
-        )
+        self._run = run
+        failure: tuple[str, str] | None = None
         try:
-            self._catalog.bases.check_unchanged(base)
-            result = await run.execute(self._catalog.bases.text_folder(base))
-            await self._publish(row, spec, result)
-        except RunCancelled:
-            await self._after_cancel(row)
-        except ApiError as error:
-            failure = (error.code or "internal", error.message)
-        except JobFailed as error:
-            failure = (error.code.value, error.message)
-        except WorkerGone as gone:
-            failure = ("job_crashed", f"The job died: {gone.reason}.")
-        except OSError as error:
-            failure = ("disk_error", f"The job could not write its files: {error.strerror}.")
+            failure = await self._attempt(row, run)
         finally:
             await asyncio.to_thread(shutil.rmtree, publish.staging_of(self._store.data_dir, row.id), True)
             if failure is not None:
@@ -204,10 +197,47 @@ class Jobs:
             self._run = self._progress = None
             run.ended.set()
 
-    async def _publish(self, row: JobRow, spec: QuantizeSpec, result: JobResultObject) -> None:
-        old = self._catalog.find(spec.variant)
-        if old is not None and old.life.state not in (VariantState.REGISTERED, VariantState.FAILED):
-            raise Conflict(f"'{spec.variant}' was loaded while its successor was made.", code="variant_busy")
+    def _run_of(self, row: JobRow) -> Run | tuple[str, str]:
+        """The run that does this job, or code and message of why there is none."""
+        spec = spec_of(row)
+        base, entry = self._catalog.bases.get(spec.base), self._catalog.find(spec.variant)
+        if base is None:
+            return "base_not_found", f"Base '{spec.base}' was deleted."
+        tools = RunTools(
+            settings=self._settings, supervisor=self._supervisor, on_progress=lambda tick: self._tick(row.id, tick)
+        )
+        if isinstance(spec, QuantizeSpec):
+            return QuantizeRun(row.id, spec, base, tools)
+        if entry is None:
+            return "model_not_found", f"Variant '{spec.variant}' was deleted."
+        return MeasureRun(row.id, spec, entry, base, tools)
+
+    async def _attempt(self, row: JobRow, run: Run) -> tuple[str, str] | None:
+        """Work on the job to its end. Returns code and message of a failure that nobody has stored yet."""
+        try:
+            self._catalog.bases.check_unchanged(run.base)
+            if isinstance(run, MeasureRun):
+                await self._keep_measurement(row, await run.execute())
+            else:
+                await self._publish(row, await run.execute(self._catalog.bases.text_folder(run.base)))
+        except RunCancelled:
+            await self._after_cancel(row)
+        except ApiError as error:
+            return error.code or "internal", error.message
+        except JobFailed as error:
+            if error.code is WorkerErrorCode.VERIFICATION_FAILED and isinstance(run, QuantizeRun):
+                return await self._quarantine(row, run, error)
+            return error.code.value, error.message
+        except WorkerGone as gone:
+            return "job_crashed", f"The job died: {gone.reason}."
+        except OSError as error:
+            return "disk_error", f"The job could not write its files: {error.strerror}."
+        return None
+
+    async def _publish(self, row: JobRow, result: JobResultObject) -> None:
+        old = self._catalog.find(row.variant)
+        if old is not None and old.life.state not in IDLE:
+            raise Conflict(f"'{row.variant}' was loaded while its successor was made.", code="variant_busy")
         publishing = await self._move(job_rows.begin_publishing, row.id, encode(result))
         data_dir = self._store.data_dir
         await asyncio.to_thread(publish.move_into_place, data_dir, row.id)
@@ -216,7 +246,31 @@ class Jobs:
         self._catalog.published(variant, Quality(kl_mean=result.kl_mean, top1_agreement=result.top1_agreement))
         logger.info("variant published", extra={"variant": variant.id, "job_id": row.id})
         if replaced is not None:
-            await asyncio.to_thread(folders.discard, data_dir / "variants" / replaced, data_dir)
+            for place in ("variants", "quarantine"):
+                await asyncio.to_thread(folders.discard, data_dir / place / replaced, data_dir)
+
+    async def _keep_measurement(self, row: JobRow, result: MeasureResult) -> None:
+        publishing = await self._move(job_rows.begin_publishing, row.id, encode(result))
+        await self._store.run(publish.record_measurement, publishing)
+        self._tell()
+        if self._catalog.find(row.variant) is not None:
+            self._catalog.measured(row.variant, result)
+
+    async def _quarantine(self, row: JobRow, run: QuantizeRun, error: JobFailed) -> tuple[str, str] | None:
+        """Keep a variant that is not good enough, unless another has its name. Returns a failure still to tell."""
+        failure = (error.code.value, error.message)
+        if run.compressed is None or self._catalog.find(row.variant) is not None:
+            return failure
+        try:
+            await asyncio.to_thread(publish.move_to_quarantine, self._store.data_dir, row.id)
+        except OSError:
+            logger.exception("a bad variant could not be kept", extra={"job_id": row.id})
+            return failure
+        variant = await self._store.run(publish.record_quarantine, row, run.compressed, *failure)
+        self._catalog.published(variant, None)
+        self._tell()
+        logger.error("variant quarantined: %s", error.message, extra={"variant": row.variant, "job_id": row.id})
+        return None
 
     async def _after_cancel(self, row: JobRow) -> None:
         if self._is_stopping:
@@ -272,7 +326,7 @@ class Jobs:
                 f"Variant '{spec.variant}' exists; give another 'name', or say \"force\": true to replace it.",
                 code="variant_exists",
             )
-        if old is not None and old.life.state not in (VariantState.REGISTERED, VariantState.FAILED):
+        if old is not None and old.life.state not in IDLE:
             return Conflict(f"Variant '{spec.variant}' is loaded; unload it first.", code="variant_busy")
         base = self._catalog.bases.get(spec.base)
         assert base is not None, "resolved against the catalog"
@@ -306,7 +360,7 @@ def _accept(connection: sqlite3.Connection, row: JobRow, refusal: ApiError | Non
         raise refusal
     for other in job_rows.select_open(connection):
         if other.variant == row.variant:
-            raise Conflict(f"Job '{other.id}' is already making '{row.variant}'.", code="job_running")
+            raise Conflict(f"Job '{other.id}' is already at work on '{row.variant}'.", code="job_running")
     job_rows.insert(connection, row)
     return publish.note(connection, row)
 

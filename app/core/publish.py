@@ -9,11 +9,15 @@ import time
 from pathlib import Path
 from typing import Final
 
-from app.core.job_documents import encode, job_object, result_of, spec_of
+import msgspec
+
+from app.core.job_documents import MEASURE, QuantizeSpec, encode, job_object, result_of, spec_of
+from app.schemas.jobs import JobResultObject
 from app.store import events, folders, jobs, measurements
 from app.store import variants as variant_rows
 from app.store.jobs import JobRow, JobState
 from app.store.variants import VariantRow
+from workers.protocol.messages import CompressResult, MeasureResult
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +46,8 @@ def record(connection: sqlite3.Connection, job: JobRow) -> tuple[VariantRow, str
     Returns the new row and the folder of the variant that it replaces, if there was one.
     """
     spec, result = spec_of(job), result_of(job)
-    assert result is not None, "a publishing job has its result"
+    assert isinstance(spec, QuantizeSpec)
+    assert isinstance(result, JobResultObject), "a publishing job has its result"
     row = VariantRow(
         id=spec.variant,
         base=spec.base,
@@ -64,6 +69,48 @@ def record(connection: sqlite3.Connection, job: JobRow) -> tuple[VariantRow, str
     return row, replaced
 
 
+def record_measurement(connection: sqlite3.Connection, job: JobRow) -> None:
+    """The transaction that ends a measurement: its numbers, in place of earlier ones, and the job's end."""
+    result = result_of(job)
+    assert isinstance(result, MeasureResult), "a publishing job has its result"
+    if any(row.id == job.variant for row in variant_rows.select_all(connection)):
+        measurements.put(connection, job.variant, MEASURE, msgspec.structs.asdict(result))
+    note(connection, jobs.finish(connection, job.id, JobState.PUBLISHING, JobState.SUCCEEDED))
+
+
+def move_to_quarantine(data_dir: Path, job_id: str) -> None:
+    """Keep what a job has made and what is not good enough, where nothing is served from. Raises OSError."""
+    target = data_dir / "quarantine" / job_id
+    # An attempt before a crash may have come this far.
+    folders.discard(target, data_dir)
+    folders.publish(staging_of(data_dir, job_id) / "out", target)
+
+
+def record_quarantine(
+    connection: sqlite3.Connection, job: JobRow, result: CompressResult, code: str, reason: str
+) -> VariantRow:
+    """The transaction: the variant with its reason, and the job's failure."""
+    spec = spec_of(job)
+    assert isinstance(spec, QuantizeSpec)
+    row = VariantRow(
+        id=spec.variant,
+        base=spec.base,
+        method=spec.method,
+        kind="compressed",
+        dir=job.id,
+        format=result.format,
+        bits=result.bits,
+        weight_bytes=result.weight_bytes,
+        disk_bytes=result.disk_bytes,
+        created=int(time.time()),
+        quarantine_reason=reason,
+    )
+    variant_rows.insert(connection, row)
+    failed = jobs.finish(connection, job.id, job.state, JobState.FAILED, error_code=code, error_message=reason)
+    note(connection, failed)
+    return row
+
+
 def note(connection: sqlite3.Connection, job: JobRow) -> JobRow:
     """Append the job's new state to its events, in the transaction that moved it."""
     events.append(connection, job.id, "state", encode(job_object(job)))
@@ -77,11 +124,12 @@ def recover(connection: sqlite3.Connection, data_dir: Path) -> None:
             _finish_publishing(connection, data_dir, job)
         elif job.state is JobState.RUNNING:
             _requeue(connection, job)
-    folders.empty(data_dir / "staging")
+    _empty_staging(connection, data_dir)
     folders.empty(data_dir / "trash")
     known = set()
     for row in variant_rows.select_all(connection):
-        if row.dir is not None and not (data_dir / "variants" / row.dir / MANIFEST).is_file():
+        kept_in = "variants" if row.quarantine_reason is None else "quarantine"
+        if row.dir is not None and not (data_dir / kept_in / row.dir / MANIFEST).is_file():
             # A delete that was cut off between its rename and its transaction.
             logger.error("the files of a variant are gone; it is forgotten", extra={"variant": row.id})
             variant_rows.delete(connection, row.id)
@@ -93,7 +141,16 @@ def recover(connection: sqlite3.Connection, data_dir: Path) -> None:
             logger.warning("a folder of no variant was moved to quarantine/%s", moved.name)
 
 
+def _empty_staging(connection: sqlite3.Connection, data_dir: Path) -> None:
+    """Remove what no job will ask for; the finished layers of a queued job are what it continues from."""
+    queued = {job.id for job in jobs.select_open(connection) if job.state is JobState.QUEUED}
+    folders.empty(data_dir / "staging", keep=queued)
+
+
 def _finish_publishing(connection: sqlite3.Connection, data_dir: Path, job: JobRow) -> None:
+    if job.kind == MEASURE:
+        record_measurement(connection, job)
+        return
     if not (final_of(data_dir, job.id) / MANIFEST).is_file():
         if not (staging_of(data_dir, job.id) / "out" / MANIFEST).is_file():
             _requeue(connection, job)

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import time
 
-from app.core.variants import VariantState, move
-from app.errors import ApiError, Unavailable, WorkerCrashed, from_worker
+from app.core.variants import IDLE, VariantState, move
+from app.errors import ApiError, Conflict, Unavailable, WorkerCrashed, from_worker
 from app.supervisor.restart import Backoff
 from app.supervisor.stream import WorkerGone
 from app.supervisor.supervisor import Supervisor
@@ -16,6 +16,14 @@ from workers.protocol.specs import ServeSpec
 logger = logging.getLogger(__name__)
 
 
+def quarantined(name: str, reason: str | None) -> Conflict:
+    """The error for whoever wants to use a variant that is not good enough."""
+    return Conflict(
+        f"Variant '{name}' is quarantined and is not served: {reason}. Delete it, or make it another way.",
+        code="variant_quarantined",
+    )
+
+
 class ServingLife:
     """The state of one variant and the task that keeps a worker behind it while it is wanted.
 
@@ -23,10 +31,10 @@ class ServingLife:
     for it: it was asked for at the start, or it has been ready and nobody has unloaded it since.
     """
 
-    def __init__(self, variant_id: str, supervisor: Supervisor) -> None:
+    def __init__(self, variant_id: str, supervisor: Supervisor, quarantine_reason: str | None = None) -> None:
         self.variant_id = variant_id
-        self.state = VariantState.REGISTERED
-        self.reason: str | None = None
+        self.state = VariantState.REGISTERED if quarantine_reason is None else VariantState.QUARANTINED
+        self.reason: str | None = quarantine_reason
         self.error: ApiError | None = None
         self.spec: ServeSpec | None = None
         self.worker: Worker | None = None
@@ -48,7 +56,7 @@ class ServingLife:
 
     async def unload(self, drain_s: float) -> None:
         """Any loaded state -> unloading -> registered; returns when the process is gone. Callers share one unload."""
-        if self.state is VariantState.REGISTERED:
+        if self.state in (VariantState.REGISTERED, VariantState.QUARANTINED):
             return
         if self._unloading is None:
             self._move(VariantState.UNLOADING)
@@ -67,7 +75,7 @@ class ServingLife:
         try:
             async with asyncio.timeout(timeout_s):
                 while not self.is_serving:
-                    if self.state in (VariantState.FAILED, VariantState.REGISTERED, VariantState.UNLOADING):
+                    if self.state in (*IDLE, VariantState.UNLOADING):
                         raise self._unready()
                     await self._changed.wait()
         except TimeoutError:
@@ -92,6 +100,8 @@ class ServingLife:
                 return WorkerCrashed(
                     f"Variant '{name}' has failed: {self.reason}. POST /v1/load loads it again.", code="worker_crashed"
                 )
+            case VariantState.QUARANTINED:
+                return quarantined(name, self.reason)
             case VariantState.REGISTERED:
                 return Unavailable(
                     f'Variant \'{name}\' is not loaded; POST /v1/load {{"model": "{name}"}} loads it.',

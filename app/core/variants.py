@@ -1,19 +1,22 @@
 """What a variant is: its states, the legal moves between them, and the record that the rest of the product sees."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
 
 from app.supervisor.worker import Worker
-from workers.protocol.messages import ModelInfo
+from workers.protocol.messages import MeasureResult, ModelInfo
 
 VariantKind = Literal["cast", "compressed", "echo"]
 CAST_METHODS: Final = ("fp32", "bf16", "fp16")
 
 
 class VariantState(StrEnum):
-    """Where a variant stands; only `ready` takes requests."""
+    """Where a variant stands; only `ready` takes requests.
+
+    `quarantined`: it was made and is not good enough; its files are kept for a look, and it is never loaded.
+    """
 
     REGISTERED = "registered"
     LOADING = "loading"
@@ -21,6 +24,7 @@ class VariantState(StrEnum):
     RESTARTING = "restarting"
     UNLOADING = "unloading"
     FAILED = "failed"
+    QUARANTINED = "quarantined"
 
 
 _NEXT: Final[dict[VariantState, frozenset[VariantState]]] = {
@@ -30,7 +34,11 @@ _NEXT: Final[dict[VariantState, frozenset[VariantState]]] = {
     VariantState.RESTARTING: frozenset({VariantState.READY, VariantState.FAILED, VariantState.UNLOADING}),
     VariantState.UNLOADING: frozenset({VariantState.REGISTERED}),
     VariantState.FAILED: frozenset({VariantState.LOADING, VariantState.UNLOADING}),
+    VariantState.QUARANTINED: frozenset(),
 }
+
+# No process belongs to a variant in one of these; it may be replaced or deleted.
+IDLE: Final = frozenset({VariantState.REGISTERED, VariantState.FAILED, VariantState.QUARANTINED})
 
 
 class IllegalMove(Exception):
@@ -46,10 +54,21 @@ def move(now: VariantState, then: VariantState) -> VariantState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """How near a variant is to its base, measured before it was published: nats per token, share of equal tokens."""
+    """How near a variant is to its base, nats per token and share of equal tokens: as verified before it was published.
 
-    kl_mean: float
-    top1_agreement: float
+    Of a cast, which is not verified, as measured. measured: by the newest POST /v1/measure.
+    """
+
+    kl_mean: float | None
+    top1_agreement: float | None
+    measured: MeasureResult | None = None
+
+
+def with_measurement(quality: Quality | None, result: MeasureResult) -> Quality:
+    """The quality after a measurement; what was verified before stays."""
+    if quality is None:
+        return Quality(kl_mean=result.kl_mean, top1_agreement=result.top1_agreement, measured=result)
+    return replace(quality, measured=result)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The body of POST /v1/quantize, and jobs as clients see them."""
+"""The bodies of POST /v1/quantize and /v1/measure, and jobs as clients see them."""
 
 from typing import Annotated, Literal
 
@@ -6,20 +6,73 @@ from msgspec import Struct
 from pydantic import Field
 
 from app.schemas.body import OwnBody
+from workers.protocol.messages import MeasureResult
 
 Pattern = Annotated[str, Field(min_length=1, max_length=256)]
+# Ranges and types of options belong to the method; app.core.recipes checks them.
+OptionValue = bool | Annotated[int, Field(ge=-(2**31), le=2**31)] | Annotated[float, Field(ge=-1e9, le=1e9)] | str
+
+
+class CalibrationBody(OwnBody):
+    """The text that activations are observed on: `text` itself, a `path` on the server, or the built-in default.
+
+    num_samples windows of sequence_length tokens are cut from it at places that `seed` chooses.
+    """
+
+    text: str | None = Field(None, min_length=1, max_length=4 * 2**20)
+    source: Literal["default", "file"] | None = None
+    path: str | None = Field(None, min_length=1, max_length=4096)
+    num_samples: int = Field(32, ge=1, le=4096)
+    sequence_length: int = Field(512, ge=16, le=131_072)
+    seed: int = Field(0, ge=0, le=2**63 - 1)
+
+
+class OverrideBody(OwnBody):
+    """Another method, or none, for the modules whose names match a glob; the first that matches wins."""
+
+    pattern: Pattern
+    method: str | None = Field(max_length=64)
+    options: dict[str, OptionValue] = Field({}, max_length=16)
 
 
 class QuantizeBody(OwnBody):
-    """model: a base or one of its casts. name: second part of the new variant's id. skip: globs of module names."""
+    """model: a base or one of its casts. method: `gptq`, or a name that carries options, `gptq-int4-g128`.
+
+    options: of the method. layout: the file format; the method's own if null. name: second part of the new variant's
+    id. skip: globs of module names. quantize_head: the output head too. max_kl: mean nats per token to the base above
+    which the variant is quarantined.
+    """
 
     model: str = Field(min_length=1, max_length=256)
-    method: Literal["int8"]
-    name: str | None = Field(None, min_length=1, max_length=64)
+    method: str = Field(min_length=1, max_length=64)
+    options: dict[str, OptionValue] = Field({}, max_length=16)
+    layout: str | None = Field(None, min_length=1, max_length=64)
+    calibration: CalibrationBody | None = None
     skip: list[Pattern] | None = Field(None, max_length=64)
+    overrides: list[OverrideBody] = Field([], max_length=64)
+    quantize_head: bool = False
+    max_kl: float | None = Field(None, gt=0, le=100, allow_inf_nan=False)
+    name: str | None = Field(None, min_length=1, max_length=64)
     device: str | None = Field(None, pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")
     seed: int = Field(0, ge=0, le=2**63 - 1)
     force: bool = False
+
+
+class MeasureBody(OwnBody):
+    """model: a variant. text: "default", a text, or null with a `path` on the server. window, stride: tokens.
+
+    kl: also compare with the base, over its `top_k` likeliest tokens and the mass of all others.
+    """
+
+    model: str = Field(min_length=1, max_length=256)
+    text: str | None = Field(None, min_length=1, max_length=4 * 2**20)
+    path: str | None = Field(None, min_length=1, max_length=4096)
+    window: int | None = Field(None, ge=2, le=131_072)
+    stride: int | None = Field(None, ge=1, le=131_072)
+    max_tokens: int = Field(20_000, ge=2, le=2_000_000)
+    kl: bool = True
+    top_k: int = Field(128, ge=1, le=4096)
+    device: str | None = Field(None, pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")
 
 
 class ProgressObject(Struct, frozen=True, kw_only=True):
@@ -74,4 +127,4 @@ class JobObject(Struct, frozen=True, kw_only=True):
     created: float
     started: float | None
     finished: float | None
-    result: JobResultObject | None
+    result: JobResultObject | MeasureResult | None

@@ -1,15 +1,21 @@
 """Variants and bases as clients see them."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
+from workers.protocol.messages import MeasureResult
+
 
 class QualityObject(Struct, frozen=True, kw_only=True):
-    """Distance to the base, measured before the variant was published: nats per token, share of equal tokens."""
+    """Distance to the base as verified before publication: nats per token, share of equal tokens.
 
-    kl_mean: float
-    top1_agreement: float
+    measured: all that the newest POST /v1/measure found.
+    """
+
+    kl_mean: float | None
+    top1_agreement: float | None
+    measured: MeasureResult | None = None
 
 
 class VariantObject(Struct, frozen=True, kw_only=True):
@@ -55,3 +61,18 @@ class BaseObject(Struct, frozen=True, kw_only=True):
     num_parameters: int
     max_model_len: int
     created: int
+
+
+class ReportObject(Struct, frozen=True, kw_only=True):
+    """Measured numbers of one kind about one variant: `verification` before it was published, or `measure`."""
+
+    variant: str
+    object: Literal["report"] = "report"
+    kind: str
+    base: str
+    method: str
+    format: str
+    bits: int
+    bytes_on_disk: int
+    created: float
+    values: dict[str, Any]

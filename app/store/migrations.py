@@ -66,6 +66,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         PRIMARY KEY (variant, kind)
     ) STRICT, WITHOUT ROWID;
     """,
+    "ALTER TABLE variants ADD COLUMN quarantine_reason TEXT;",
 )
 
 

@@ -7,7 +7,10 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantRow:
-    """id: `<base>/<name>`. dir: its folder below `variants/`, None for a cast. created: Unix seconds."""
+    """id: `<base>/<name>`. dir: its folder below `variants/`, None for a cast. created: Unix seconds.
+
+    quarantine_reason: why it is not good enough to be served; its folder then lies below `quarantine/`.
+    """
 
     id: str
     base: str
@@ -19,16 +22,17 @@ class VariantRow:
     weight_bytes: int
     disk_bytes: int
     created: int
+    quarantine_reason: str | None = None
 
 
 def insert(connection: sqlite3.Connection, row: VariantRow) -> None:
     """A new variant. Raises sqlite3.IntegrityError if the id is taken."""
     connection.execute(
-        "INSERT INTO variants (id, base, method, kind, dir, format, bits, weight_bytes, disk_bytes, created)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO variants (id, base, method, kind, dir, format, bits, weight_bytes, disk_bytes, created,"
+        " quarantine_reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(row.id, row.base, row.method, row.kind, row.dir),
-            *(row.format, row.bits, row.weight_bytes, row.disk_bytes, row.created),
+            *(row.format, row.bits, row.weight_bytes, row.disk_bytes, row.created, row.quarantine_reason),
         ),
     )
 

@@ -21,7 +21,7 @@ def mean_interval(values: Tensor) -> tuple[float, float] | None:
     """
     if values.shape[0] < 2 * BLOCK_TOKENS:
         return None
-    blocks = values.to(torch.float64).split(BLOCK_TOKENS)
+    blocks = torch.split(values.to(torch.float64), BLOCK_TOKENS)
     sums = torch.stack([block.sum() for block in blocks])
     counts = torch.tensor([block.shape[0] for block in blocks], dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)

@@ -12,7 +12,7 @@ from app_servers import echo_settings, running_server
 SERVER = """
 import asyncio, pathlib, sys
 import psutil
-from app.core.quantization import resolve_spec
+from app.core.compress_request import resolve_spec
 from app.core.server import Server
 from app.schemas.jobs import QuantizeBody
 from app.settings import Settings
