@@ -10,6 +10,7 @@ from app.api import (
     bases,
     chat,
     completions,
+    export,
     generate,
     jobs,
     load,
@@ -34,7 +35,7 @@ from app.settings import Settings
 
 ROUTERS = (
     *(chat.router, completions.router, generate.router, models.router, tokenize.router),
-    *(load.router, quantize.router, jobs.router, reports.router, variants.router, bases.router),
+    *(load.router, quantize.router, jobs.router, reports.router, variants.router, export.router, bases.router),
     *(operations.router, metrics.router),
 )
 

@@ -76,6 +76,14 @@ class Client:
         """The JSON answer of a POST; fields that are None are not sent."""
         return self._call("POST", path, body)
 
+    def download(self, path: str, **query: str) -> Iterator[bytes]:
+        """The bytes of a GET, in pieces."""
+        with self._failures(), self._http.stream("GET", path, params=query) as response:
+            if response.is_error:
+                response.read()
+                raise _refusal(response)
+            yield from response.iter_bytes()
+
     def is_ready(self) -> bool:
         """Whether a server answers and takes requests; never raises."""
         try:

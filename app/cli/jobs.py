@@ -108,7 +108,7 @@ class _BarView:
         """The job has gone one step."""
         self._bar.update(
             self._task,
-            description=f"{self._variant} {progress['phase']}",
+            description=f"{self._variant} {step(progress)}",
             completed=progress["done"],
             total=progress["total"] or None,
         )
@@ -137,7 +137,17 @@ class _LineView:
         tenth = 10 * progress["done"] // total if total else 0
         if (progress["phase"], tenth) != self._last:
             self._last = (progress["phase"], tenth)
-            note(f"{self._variant}: {progress['phase']} {progress['done']} of {total} {progress.get('unit') or ''}")
+            note(f"{self._variant}: {progress['phase']} {progress['done']} of {total} {_detail(progress)}")
+
+
+def step(progress: Mapping[str, Any]) -> str:
+    """What is being worked on: phase, module and its error."""
+    return f"{progress['phase']} {_detail(progress)}".rstrip()
+
+
+def _detail(progress: Mapping[str, Any]) -> str:
+    error = progress.get("error")
+    return (progress.get("unit") or "") + ("" if error is None else f" (error {error:.2e})")
 
 
 def _progress_view(job: Mapping[str, Any]) -> _BarView | _LineView:

@@ -1,5 +1,7 @@
 """`slimserve quantize`: start a compression job and follow it."""
 
+import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +12,7 @@ from app.cli.options import client_of
 from app.cli.terminal import CommandFailed, in_bytes, note, say
 
 _INTERRUPTED = 130
+_DEFAULT_SHAPE = {"num_samples": 32, "sequence_length": 512}
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +23,35 @@ def register(app: typer.Typer) -> None:
 def quantize(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="Name of a base; `slimserve load` registers one.")],
-    method: Annotated[str, typer.Option(help="How to compress: int8 (8-bit weights, one scale per channel).")] = "int8",
+    method: Annotated[str, typer.Option(help="How to compress; see above.")] = "int8",
+    bits: Annotated[
+        int | None, typer.Option(help="2, 3, 4 or 8, for rtn, gptq and awq.", show_default="the method's")
+    ] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option(help="Columns that share a scale; -1 is a whole row.", show_default="the method's"),
+    ] = None,
+    symmetric: Annotated[
+        bool | None,
+        typer.Option("--symmetric/--asymmetric", help="Without or with zero points.", show_default="the method's"),
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Any other option as NAME=VALUE, such as damp_percent=0.05; repeatable.")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="File format: gptq, awq, pack-quantized, ...", show_default="the method's")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Text file to observe activations on.", show_default="built-in stories"),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Windows of the text.")] = 32,
+    sequence_length: Annotated[int, typer.Option(min=16, help="Tokens per window.")] = 512,
+    quantize_head: Annotated[bool, typer.Option("--quantize-head", help="Compress the output head too.")] = False,
+    max_kl: Annotated[
+        float | None,
+        typer.Option(help="Nats per token to the base above which the variant is bad.", show_default="by its bits"),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Second part of the new variant's name.", show_default="the method")
     ] = None,
@@ -39,6 +70,11 @@ def quantize(
 ) -> None:
     """Compress a base into a new variant.
 
+    Methods: rtn (round to nearest; seconds), int8 (8 bits, one scale per channel), nf4 and fp4 (4-bit floats of
+    bitsandbytes), llm_int8, gptq and awq (look at a text; the best at 4 bits and less), smoothquant (8-bit weights and
+    activations), fp8. A name may carry options: gptq-int4-g128 is --method gptq --bits 4 --group-size 128. The text
+    should look like what the model will read: the built-in stories suit small English models only.
+
     The job runs in a process of its own on the server. Its result is verified in another fresh process (hashes, real
     tokens, distance to the original) before it appears in `slimserve list`.
     """
@@ -46,6 +82,11 @@ def quantize(
     body = {
         "model": model,
         "method": method,
+        "options": _options(option or [], num_bits=bits, group_size=group_size, symmetric=symmetric),
+        "layout": layout,
+        "calibration": _calibration(calibration, samples, sequence_length),
+        "quantize_head": quantize_head,
+        "max_kl": max_kl,
         "name": name,
         "skip": skip or None,
         "device": device,
@@ -62,6 +103,27 @@ def quantize(
         _interrupted(client, job["id"], cancel=cancel_on_interrupt)
         raise typer.Exit(_INTERRUPTED) from None
     say(outcome(client, job))
+
+
+def _options(pairs: list[str], **named: int | bool | None) -> dict[str, Any]:
+    options: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator:
+            raise CommandFailed(f"--option is {pair!r}; it must look like damp_percent=0.05", exit_code=2)
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
+
+
+def _calibration(file: Path | None, samples: int, sequence_length: int) -> dict[str, Any] | None:
+    shape = {"num_samples": samples, "sequence_length": sequence_length}
+    if file is not None:
+        return {"text": file.read_text("utf-8"), **shape}
+    # Not sent where nothing was asked for: methods that look at no text refuse it.
+    return shape if shape != _DEFAULT_SHAPE else None
 
 
 def outcome(client: Client, job: dict[str, Any]) -> str:

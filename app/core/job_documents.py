@@ -142,4 +142,5 @@ def progress_object(progress: JobProgress) -> ProgressObject:
         ratio=begin + share * (end - begin),
         eta_s=progress.eta_s,
         rss_bytes=progress.rss_bytes,
+        error=progress.error,
     )

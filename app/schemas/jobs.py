@@ -76,7 +76,10 @@ class MeasureBody(OwnBody):
 
 
 class ProgressObject(Struct, frozen=True, kw_only=True):
-    """How far the present phase is. ratio: of the whole job, 0 to 1. eta_s: to the end of this phase."""
+    """How far the present phase is. ratio: of the whole job, 0 to 1. eta_s: to the end of this phase.
+
+    error: relative error of the module named by `unit`, where it was just compressed.
+    """
 
     phase: str
     unit: str
@@ -85,6 +88,7 @@ class ProgressObject(Struct, frozen=True, kw_only=True):
     ratio: float
     eta_s: float | None
     rss_bytes: int
+    error: float | None = None
 
 
 class JobErrorObject(Struct, frozen=True, kw_only=True):

@@ -103,6 +103,31 @@ def test_quantize_follows_the_job_and_the_variant_can_be_used(run: Run, served: 
     assert f"{base}/int8" not in run(["ps"]).stdout
 
 
+def test_measured_and_exported_variant(run: Run, served: str, tmp_path: Path) -> None:
+    variant = served.partition("/")[0] + "/exported"
+    made = run(["quantize", variant.partition("/")[0], "--name", "exported"])
+    assert made.exit_code == 0, made.output
+
+    measured = run(["measure", variant, "--max-tokens", "300", "--json"])
+    exported = run(["export", variant, str(tmp_path / "out")])
+    again = run(["export", variant, str(tmp_path / "out")])
+
+    assert measured.exit_code == 0, measured.output
+    assert 0 < json.loads(measured.stdout)["kl_mean"] < 0.05
+    assert exported.exit_code == 0, exported.output
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"manifest.json", *manifest["files"]}
+    assert again.exit_code == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_bad_option_is_refused_before_anything_runs(run: Run, served: str) -> None:
+    result = run(["quantize", served, "--method", "gptq", "--bits", "5"])
+
+    assert result.exit_code == 1
+    assert "2, 3, 4, 8" in result.stderr
+
+
 def test_unknown_model_names_the_nearest(run: Run, served: str) -> None:
     result = run(["chat", "hi", "--model", served.replace("story", "stroy")])
 
