@@ -3,6 +3,7 @@
 from collections import Counter
 
 from workers.compress.plan import CompressionPlan
+from workers.protocol.recipe_names import method_of
 from workers.protocol.specs import CompressSpec
 
 _TEXT = """\
@@ -39,7 +40,7 @@ def model_card(
     return _TEXT.format(
         variant=spec.variant,
         base=spec.base,
-        method=spec.method,
+        method=method_of(spec.recipe),
         weight_bytes=weight_bytes,
         base_bytes=base_bytes,
         ratio=weight_bytes / base_bytes,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from workers.checkpoint import config as configs
@@ -32,14 +33,17 @@ from workers.checkpoint.save import (
 )
 from workers.checkpoint.tensors import SAFETENSORS_DTYPES, raw_chunks, read_tensor, tensor_bytes
 from workers.checkpoint.tokenizer import COPIED_FILES, FAST_TOKENIZER, ensure_fast_tokenizer
+from workers.compress.calibrated import layer_tensors, layers_folder, make_layers
+from workers.compress.calibrated import mean_error as calibrated_error
 from workers.compress.card import model_card
-from workers.compress.method import Method, find_method
+from workers.compress.method import Method, find_calibrated, find_method
 from workers.compress.plan import CompressionPlan, plan_compression
 from workers.device import memory_used_bytes, resolve_device
 from workers.formats.grid import relative_error
 from workers.formats.linear import Format
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.messages import CompressResult, JobProgress
+from workers.protocol.recipe_names import method_of, needs_calibration
 from workers.protocol.specs import CompressSpec
 
 # config.json, tokenizer and card beside the weights.
@@ -56,6 +60,12 @@ class _Progress:
     started_at_s: float = field(default_factory=time.monotonic)
     done: int = 0
     errors: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, headers: CheckpointHeaders, report: Callable[[JobProgress], None], poll: Callable[[], None]
+    ) -> "_Progress":
+        return cls(report=report, poll=poll, total=headers.weight_bytes)
 
     def finish(self, tensor: TensorHeader, unit: str, seconds: float, error: float | None) -> None:
         self.done += tensor.num_bytes
@@ -86,8 +96,9 @@ def compress_checkpoint(
     `poll` raises. The output folder exists only if the job succeeds.
     """
     base, output = Path(spec.base_path), Path(spec.output_dir)
-    method, format = find_method(spec.method)
-    device = resolve_device(spec.device)
+    is_calibrated = needs_calibration(spec.recipe)
+    _, format = find_calibrated(spec.recipe) if is_calibrated else find_method(spec.recipe)
+    _refuse_what_is_missing(spec)
     check_folder(base)
     config = configs.read_json(base / "config.json")
     if configs.quantization_config(config) is not None:
@@ -95,7 +106,7 @@ def compress_checkpoint(
             WorkerErrorCode.UNSUPPORTED_MODEL, f"base {spec.base!r} is compressed already; name a plain one"
         )
     headers = read_headers(base)
-    plan = plan_compression(build_skeleton(base), headers, spec.skip)
+    plan = plan_compression(build_skeleton(base), headers, (*spec.skip, *_left_alone(spec)))
     if not plan.targets:
         reasons = sorted(set(plan.kept.values()))
         raise WorkerError(
@@ -103,15 +114,14 @@ def compress_checkpoint(
         )
     planned = _planned_tensors(headers, plan, format)
     weight_bytes = sum(tensor.num_bytes for tensor in planned)
-    _check_room(output.parent, weight_bytes)
+    # Finished layers lie beside the variant until it is whole.
+    _check_room(output.parent, weight_bytes * (2 if is_calibrated else 1))
     poll()
-    progress = _Progress(report=report, poll=poll, total=headers.weight_bytes)
     with staging(output):
-        with CheckpointWriter(output, planned) as writer:
-            for tensor in headers.tensors.values():
-                _write_tensor(writer, tensor, plan, method, device, progress)
-            writer.finish()
-        mean_error = sum(progress.errors) / len(progress.errors)
+        if is_calibrated:
+            writer, mean_error = _write_calibrated(spec, headers, plan, report, poll)
+        else:
+            writer, mean_error = _write_streamed(spec, headers, plan, planned, _Progress.of(headers, report, poll))
         records = dict(writer.records)
         config["quantization_config"] = format.quantization_config(plan.ignore)
         records |= _write_small_files(base, output, config)
@@ -121,6 +131,8 @@ def compress_checkpoint(
         sync_folder(output)
         sync_folder(output.parent)
         disk_bytes = sum(record.size for record in records.values()) + (output / MANIFEST).stat().st_size
+    # Only now: until the variant is whole, the layers are what a killed job goes on from.
+    shutil.rmtree(layers_folder(spec), ignore_errors=True)
     return CompressResult(
         weight_bytes=weight_bytes,
         disk_bytes=disk_bytes,
@@ -130,6 +142,73 @@ def compress_checkpoint(
         format=format.name,
         mean_error=mean_error,
     )
+
+
+def _left_alone(spec: CompressSpec) -> tuple[str, ...]:
+    """Patterns whose modules an override leaves uncompressed."""
+    return tuple(override.pattern for override in spec.overrides if override.recipe is None)
+
+
+def _refuse_what_is_missing(spec: CompressSpec) -> None:
+    """Raise for wishes that would otherwise be ignored."""
+    wishes = {
+        "layout": spec.layout not in (None, "int-quantized"),
+        "quantize_head": spec.quantize_head,
+        "overrides": any(override.recipe not in (None, spec.recipe) for override in spec.overrides),
+    }
+    for name, is_wished in wishes.items():
+        if is_wished:
+            raise WorkerError(
+                WorkerErrorCode.INVALID_REQUEST,
+                f"{name} cannot be chosen yet for {method_of(spec.recipe)}; leave it out",
+            )
+
+
+def _write_streamed(
+    spec: CompressSpec,
+    headers: CheckpointHeaders,
+    plan: CompressionPlan,
+    planned: list[PlannedTensor],
+    progress: _Progress,
+) -> tuple[CheckpointWriter, float]:
+    """One tensor after the other, in the base's order. Returns the finished writer and the mean weight error."""
+    method, _ = find_method(spec.recipe)
+    with CheckpointWriter(Path(spec.output_dir), planned) as writer:
+        for tensor in headers.tensors.values():
+            _write_tensor(writer, tensor, plan, method, resolve_device(spec.device), progress)
+        writer.finish()
+    return writer, sum(progress.errors) / len(progress.errors)
+
+
+def _write_calibrated(
+    spec: CompressSpec,
+    headers: CheckpointHeaders,
+    plan: CompressionPlan,
+    report: Callable[[JobProgress], None],
+    poll: Callable[[], None],
+) -> tuple[CheckpointWriter, float]:
+    """Make all layers, then copy them and the rest of the base into the variant, in the base's order."""
+    method, _ = find_calibrated(spec.recipe)
+    staged = make_layers(spec, headers, plan, method, report, poll)
+    made = layer_tensors(staged)
+    sources: list[TensorHeader] = []
+    for name, tensor in headers.tensors.items():
+        if name in plan.targets:
+            module = name.removesuffix("weight")
+            sources += [
+                header
+                for made_name, header in made.items()
+                if made_name.startswith(module) and (made_name not in headers.tensors or made_name == name)
+            ]
+        else:
+            sources.append(made.get(name, tensor))
+    planned = [PlannedTensor(name=source.name, dtype=source.dtype, shape=source.shape) for source in sources]
+    with CheckpointWriter(Path(spec.output_dir), planned) as writer:
+        for source in sources:
+            poll()
+            writer.write(source.name, raw_chunks(source))
+        writer.finish()
+    return writer, calibrated_error(staged)
 
 
 def _planned_tensors(headers: CheckpointHeaders, plan: CompressionPlan, format: Format) -> list[PlannedTensor]:
@@ -184,7 +263,13 @@ def _write_small_files(base: Path, output: Path, config: dict[str, Any]) -> dict
 
 
 def _origin(spec: CompressSpec, base_fingerprint: str) -> Origin:
-    recipe = {"method": spec.method, "skip": list(spec.skip), "seed": spec.seed}
+    recipe = {
+        "method": method_of(spec.recipe),
+        **{name: value for name, value in msgspec.to_builtins(spec.recipe).items() if name != "type"},
+        "skip": list(spec.skip),
+        "overrides": msgspec.to_builtins(spec.overrides),
+        "seed": spec.seed,
+    }
     return Origin(variant=spec.variant, base=spec.base, base_fingerprint=base_fingerprint, recipe=recipe)
 
 

@@ -6,7 +6,7 @@ pass through the skeleton, in which every layer only notes its arguments, tells.
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class LayerWalk:
     def __init__(self, base: Path, headers: CheckpointHeaders, device: torch.device) -> None:
         # Any: transformers leaves half of a model's methods without types.
         self.model: Any = build_skeleton(base)
-        self.model.eval().float()
+        nn.Module.eval(self.model).float()
         self.model.requires_grad_(False)
         self.path, self.layers = decoder_layers(self.model)
         self.device = device
@@ -95,11 +95,8 @@ class LayerWalk:
                 raise _EnoughError
             return hidden
 
-        with _in_place_of_forward(self.layers, noting):
-            try:
-                self.model.get_decoder()(input_ids=ids, use_cache=False)
-            except _EnoughError:
-                pass
+        with _in_place_of_forward(self.layers, noting), suppress(_EnoughError):
+            self.model.get_decoder()(input_ids=ids, use_cache=False)
         if is_first:
             self._calls = calls
         elif not _are_equal(calls[0], self._calls[0]):

@@ -20,6 +20,7 @@ from workers.formats import grid
 from workers.formats.swap import quantized_linears
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.messages import CompressResult, JobProgress
+from workers.protocol.recipes import Nf4Recipe, Override
 from workers.protocol.specs import CompressSpec
 
 CPU = torch.device("cpu")
@@ -196,9 +197,22 @@ def test_model_without_linears_is_refused_with_the_reason(tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_method_names_those_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match="methods are int8"):
-        compress(save_tiny_model(tmp_path / "base"), tmp_path / "out", method="int7")
+def test_missing_method_names_those_that_exist(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="'nf4' is unknown; methods are int8"):
+        compress(save_tiny_model(tmp_path / "base"), tmp_path / "out", recipe=Nf4Recipe())
+
+
+def test_override_leaves_its_modules_uncompressed(tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base")
+
+    result = compress(base, tmp_path / "out", overrides=(Override(pattern="*.down_proj"),))
+
+    assert result.num_compressed == 12
+
+
+def test_wish_that_cannot_be_met_is_refused_and_not_ignored(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="layout"):
+        compress(save_tiny_model(tmp_path / "base"), tmp_path / "out", layout="awq")
 
 
 def test_compressed_base_is_refused(tmp_path: Path) -> None:

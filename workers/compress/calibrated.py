@@ -1,0 +1,103 @@
+"""The layers of a calibrated job: made one after another, kept beside the output until the variant is written."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from workers.checkpoint.base import fingerprint
+from workers.checkpoint.headers import CheckpointHeaders, TensorHeader, read_header
+from workers.checkpoint.tensors import read_tensor, tensor_bytes
+from workers.compress.activations import Activations
+from workers.compress.layerwise import CalibratedMethod, LayerJob
+from workers.compress.plan import CompressionPlan
+from workers.compress.staged_layers import StagedLayers
+from workers.compress.walk import LayerWalk
+from workers.protocol.errors import WorkerError, WorkerErrorCode
+from workers.protocol.messages import JobProgress
+from workers.protocol.specs import CompressSpec
+
+
+def make_layers(
+    spec: CompressSpec,
+    headers: CheckpointHeaders,
+    plan: CompressionPlan,
+    method: CalibratedMethod,
+    report: Callable[[JobProgress], None],
+    poll: Callable[[], None],
+) -> StagedLayers:
+    """Compress every layer that an earlier attempt has not finished.
+
+    Finished layers stay if the process dies or `poll` raises; any other error removes them. Raises WorkerError:
+    invalid_request without calibration text, unsupported_model, or what `poll` raises; OSError.
+    """
+    token_ids = _token_ids(spec)
+    device = torch.device("cpu")
+    staged = StagedLayers(layers_folder(spec), _frozen(spec, headers, token_ids))
+    scratch = Path(spec.output_dir + ".activations")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        walk = LayerWalk(Path(spec.base_path), headers, device)
+        activations = Activations(walk.embed(token_ids), scratch, spec.activation_bytes, len(token_ids))
+        LayerJob(
+            walk=walk, plan=plan, method=method, staged=staged, activations=activations, report=report, poll=poll
+        ).run()
+    except OSError as error:
+        # A lost connection is no reason to forget finished layers; a full disk is.
+        if not isinstance(error, ConnectionError):
+            staged.remove()
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return staged
+
+
+def layers_folder(spec: CompressSpec) -> Path:
+    """Where finished layers are kept."""
+    return Path(spec.output_dir + ".layers")
+
+
+def layer_tensors(staged: StagedLayers) -> dict[str, TensorHeader]:
+    """All tensors of all finished layers by their final names."""
+    found: dict[str, TensorHeader] = {}
+    for index in range(staged.num_finished):
+        found |= staged.headers(index)
+    return found
+
+
+def mean_error(staged: StagedLayers) -> float:
+    """Mean over the modules of their errors on the calibration data."""
+    errors: list[float] = [after for entry in staged.notes for _, after in entry["note"]["errors"].values()]
+    return sum(errors) / len(errors)
+
+
+def _token_ids(spec: CompressSpec) -> Tensor:
+    if spec.calibration is None:
+        raise WorkerError(WorkerErrorCode.INVALID_REQUEST, "this method looks at activations; give it calibration text")
+    _, tensors = read_header(Path(spec.calibration.token_ids_path))
+    token_ids = read_tensor(tensors["token_ids"]).to(torch.int64) if "token_ids" in tensors else torch.empty(0)
+    if token_ids.dim() != 2 or token_ids.numel() == 0:
+        raise WorkerError(WorkerErrorCode.INVALID_REQUEST, "the calibration file has no token_ids (samples, tokens)")
+    return token_ids
+
+
+def _frozen(spec: CompressSpec, headers: CheckpointHeaders, token_ids: Tensor) -> dict[str, Any]:
+    """Everything that decides the bytes of a layer."""
+    return {
+        "recipe": msgspec.to_builtins(spec.recipe),
+        "layout": spec.layout,
+        "overrides": msgspec.to_builtins(spec.overrides),
+        "skip": list(spec.skip),
+        "quantize_head": spec.quantize_head,
+        "seed": spec.seed,
+        "token_ids_sha256": hashlib.sha256(tensor_bytes(token_ids)).hexdigest(),
+        "base_fingerprint": fingerprint(Path(spec.base_path), headers),
+        "num_threads": torch.get_num_threads(),
+        "software": {name: version(name) for name in ("slimserve", "torch", "transformers")},
+    }
