@@ -191,7 +191,9 @@ class Jobs:
         try:
             failure = await self._attempt(row, run)
         finally:
-            await asyncio.to_thread(shutil.rmtree, publish.staging_of(self._store.data_dir, row.id), True)
+            # A stopping server leaves the finished layers to the next one.
+            if not self._is_stopping:
+                await asyncio.to_thread(shutil.rmtree, publish.staging_of(self._store.data_dir, row.id), True)
             if failure is not None:
                 await self._fail(row.id, *failure)
             self._run = self._progress = None

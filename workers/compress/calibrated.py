@@ -34,8 +34,8 @@ def make_layers(
 ) -> StagedLayers:
     """Compress every layer that an earlier attempt has not finished.
 
-    Finished layers stay if the process dies or `poll` raises; any other error removes them. Raises WorkerError:
-    invalid_request without calibration text, unsupported_model, or what `poll` raises; OSError.
+    Finished layers stay if the process dies or a WorkerError ends it; an OSError, such as a full disk, removes them.
+    Raises WorkerError: invalid_request without calibration text, unsupported_model, or what `poll` raises; OSError.
     """
     token_ids = _token_ids(spec)
     device = torch.device("cpu")

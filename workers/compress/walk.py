@@ -32,8 +32,8 @@ class LayerWalk:
 
     def __init__(self, base: Path, headers: CheckpointHeaders, device: torch.device) -> None:
         # Any: transformers leaves half of a model's methods without types.
-        self.model: Any = build_skeleton(base)
-        nn.Module.eval(self.model).float()
+        skeleton: Any = nn.Module.eval(build_skeleton(base))
+        self.model: Any = skeleton.float()
         self.model.requires_grad_(False)
         self.path, self.layers = decoder_layers(self.model)
         self.device = device
