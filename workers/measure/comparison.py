@@ -98,12 +98,13 @@ class Measurement:
                 top_ids=reference.top_ids[here],
                 top=reference.top[here],
                 tail=reference.tail[here],
+                first=reference.first[here],
                 nll=reference.nll[here],
             )
             there, back = lumped_kl(part, log_probs)
             forward.append(there)
             backward.append(back)
-            agrees.append(log_probs.argmax(dim=1) == part.top_ids[:, 0])
+            agrees.append(log_probs.argmax(dim=1) == part.first)
             done = here.stop
         if reference is None:
             return _Scores(nll=torch.cat(nll), num_windows=len(nll))

@@ -1,7 +1,7 @@
 """What is kept of a base's distributions so that its variants can be compared with it while it is not loaded.
 
 Per scored position: the base's k likeliest tokens with their log-probabilities, and the log of the mass of all other
-tokens together: 8 k + 8 bytes with the token's own log-probability, in place of 4 V.
+tokens together: 8 k + 12 bytes with the first choice and the log-probability of what came, in place of 4 V.
 
 Comparing through this is comparing two distributions over k + 1 outcomes: the k tokens, and "any other". By the data
 processing inequality (lumping outcomes together can only bring distributions nearer) the divergence found is a lower
@@ -10,7 +10,7 @@ bound of the full one, in both directions, and equal to it where k + 1 >= V.
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -24,12 +24,14 @@ _VERSION = 1
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
     """Of the base, at T scored positions: top_ids (T, k) int32, top (T, k) and tail (T,) natural-log probabilities of
-    these tokens and of all others together, nll (T,) of the text's own tokens; all fp32, on the CPU.
+    these tokens and of all others together, nll (T,) of the text's own tokens; all fp32, on the CPU. first: (T,) int32,
+    the greedy choice: of equal logits, which bf16 has often, argmax and topk may name different tokens.
     """
 
     top_ids: Tensor
     top: Tensor
     tail: Tensor
+    first: Tensor
     nll: Tensor
 
 
@@ -37,7 +39,13 @@ def summarize(log_probs: Tensor, targets: Tensor, top_k: int) -> Reference:
     """Keep the top_k likeliest tokens. log_probs: (T, V) fp32; targets: (T,), the tokens that came next."""
     top, ids = log_probs.topk(min(top_k, log_probs.shape[1]), dim=1)
     nll = -log_probs.gather(1, targets[:, None])[:, 0]
-    return Reference(top_ids=ids.to(torch.int32), top=top, tail=_log_rest(log_probs, ids), nll=nll)
+    return Reference(
+        top_ids=ids.to(torch.int32),
+        top=top,
+        tail=_log_rest(log_probs, ids),
+        first=log_probs.argmax(dim=1).to(torch.int32),
+        nll=nll,
+    )
 
 
 def join(parts: list[Reference]) -> Reference:
@@ -46,6 +54,7 @@ def join(parts: list[Reference]) -> Reference:
         top_ids=torch.cat([part.top_ids for part in parts]),
         top=torch.cat([part.top for part in parts]),
         tail=torch.cat([part.tail for part in parts]),
+        first=torch.cat([part.first for part in parts]),
         nll=torch.cat([part.nll for part in parts]),
     )
 
@@ -80,8 +89,8 @@ def save_reference(file: Path, reference: Reference) -> None:
     """Write it under another name, then rename: a reader sees all of it or nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".tmp")
-    tensors = {"top_ids": reference.top_ids, "top": reference.top, "tail": reference.tail, "nll": reference.nll}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
+    tensors = {field.name: getattr(reference, field.name).contiguous() for field in fields(reference)}
+    save_file(tensors, partial)
     os.replace(partial, file)
 
 

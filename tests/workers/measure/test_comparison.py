@@ -121,9 +121,9 @@ def test_second_measurement_reads_the_base_from_the_cache(folders: tuple[Path, P
 
     assert (first.reference_cached, again.reference_cached) == (False, True)
     assert first.kl_mean == again.kl_mean
-    # 16 ids and log-probabilities, the tail and the token's own: 8 * 16 + 8 bytes, and a header
+    # 16 ids and log-probabilities, the tail, the first choice and the token's own: 8 * 16 + 12 bytes, and a header
     assert first.reference_bytes is not None
-    assert 0 < first.reference_bytes - (NUM_TOKENS - 1) * (8 * 16 + 8) < 1000
+    assert 0 < first.reference_bytes - (NUM_TOKENS - 1) * (8 * 16 + 12) < 1000
     assert first.kl_mean is not None
     assert exact.kl_mean is not None
     assert (first.is_exact, exact.is_exact) == (False, True)
@@ -137,6 +137,16 @@ def test_base_is_no_distance_from_itself(folders: tuple[Path, Path, Path], tmp_p
     assert abs(found.kl_mean) < 1e-6
     assert found.top1_agreement == 1.0
     assert found.base_perplexity == pytest.approx(found.perplexity, rel=1e-6)
+
+
+def test_first_choice_is_the_same_token_where_logits_are_equal() -> None:
+    """bf16 has few values, so many of 64 logits near each other are equal."""
+    tied = random_log_probs(0, rows=2000, spread=0.1).to(torch.bfloat16).to(torch.float32)
+
+    reference = summarize(tied, torch.zeros(2000, dtype=torch.int64), 16)
+
+    assert (reference.first == tied.argmax(dim=1)).all()
+    assert (reference.first != reference.top_ids[:, 0]).any()
 
 
 def test_torn_cache_file_is_no_reference(tmp_path: Path) -> None:
