@@ -59,4 +59,4 @@ def _fetch_all(client: Client, variant: str, folder: Path) -> int:
                 digest.update(chunk)
         if digest.hexdigest() != record["sha256"]:
             raise CommandFailed(f"{name} is not what was written when {variant} was made (SHA-256 differs)")
-    return len(manifest) + sum(record["size"] for record in files.values())
+    return len(manifest) + sum(int(record["size"]) for record in files.values())
