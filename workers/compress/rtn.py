@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workers.formats import grid
+from workers.formats.codes import GridCodes
 from workers.formats.int8 import SCALE_DTYPE
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 
@@ -26,11 +27,36 @@ class RoundToNearest:
 
         Raises WorkerError (variant_corrupt) for a weight with NaN or infinity.
         """
-        if not torch.isfinite(weight).all():
-            raise WorkerError(WorkerErrorCode.VARIANT_CORRUPT, "a weight of the base model is NaN or infinite")
+        require_finite(weight)
         scale = grid.channel_scales(weight, self.num_bits, SCALE_DTYPE)
         return {"weight": grid.quantize(weight, scale, self.num_bits), "weight_scale": scale}
 
     def restore(self, tensors: dict[str, Tensor]) -> Tensor:
         """The weight that `compress`'s tensors stand for: (N, K), fp32."""
         return grid.dequantize(tensors["weight"], tensors["weight_scale"])
+
+
+def quantize(
+    weight: Tensor, *, num_bits: int, group_size: int, is_symmetric: bool, scale_dtype: torch.dtype = torch.float16
+) -> GridCodes:
+    """Every weight at the nearest point of its group's grid.
+
+    weight: (N, K), floating point. group_size: -1 for a channel, 0 for the whole tensor. scale_dtype: as the layout will
+    store it; codes are chosen for the rounded scale. Raises WorkerError: invalid_request if the groups do not divide K,
+    variant_corrupt for NaN or infinity.
+    """
+    require_finite(weight)
+    num_rows, num_columns = weight.shape
+    exact = weight.to(torch.float32)
+    groups = exact.reshape(num_rows, -1, grid.group_width(num_columns, group_size))
+    ranged = exact.reshape(1, 1, -1) if group_size == 0 else groups
+    scale, zero = grid.affine_grid(ranged, num_bits, is_symmetric, scale_dtype)
+    scale, zero = (found.expand(num_rows, groups.shape[1]).contiguous() for found in (scale, zero))
+    codes = grid.affine_codes(groups, scale[..., None], zero[..., None], num_bits)
+    return GridCodes(num_bits=num_bits, codes=codes.reshape(num_rows, num_columns), scale=scale, zero=zero)
+
+
+def require_finite(weight: Tensor) -> None:
+    """Raise WorkerError (variant_corrupt) for a weight with NaN or infinity."""
+    if not torch.isfinite(weight).all():
+        raise WorkerError(WorkerErrorCode.VARIANT_CORRUPT, "a weight of the base model is NaN or infinite")

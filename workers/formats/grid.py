@@ -7,6 +7,8 @@ there is no zero point to store and none to multiply.
 import torch
 from torch import Tensor
 
+from workers.protocol.errors import WorkerError, WorkerErrorCode
+
 
 def largest_code(num_bits: int) -> int:
     """127 for 8 bits. -128 stays unused, so that -w has the negated code of w."""
@@ -44,3 +46,45 @@ def relative_error(weight: Tensor, approximation: Tensor) -> float:
     exact = weight.to(torch.float32)
     norm = torch.linalg.vector_norm(exact)
     return float(torch.linalg.vector_norm(exact - approximation) / norm) if norm > 0 else 0.0
+
+
+def group_width(in_features: int, group_size: int) -> int:
+    """Columns per group; -1 (a channel) and 0 (the whole tensor) take all of a row.
+
+    Raises WorkerError (invalid_request) if the groups do not divide the row.
+    """
+    width = group_size if group_size > 0 else in_features
+    if in_features % width:
+        raise WorkerError(
+            WorkerErrorCode.INVALID_REQUEST,
+            f"groups of {group_size} do not divide {in_features} input columns; choose a divisor or -1 for channels",
+        )
+    return width
+
+
+def affine_grid(groups: Tensor, num_bits: int, is_symmetric: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The scale, rounded to `dtype` already, and the zero point of each group. groups: (..., g), fp32.
+
+    Symmetric: max|w| / (2**(b-1) - 1) around 2**(b-1). Asymmetric: (max - min) / (2**b - 1), zero = round(-min / s), over
+    a range that is stretched to hold 0, so that the zero point is a code itself. Returns (...) `dtype` and (...) uint8.
+    """
+    limits, middle = torch.finfo(dtype), 2 ** (num_bits - 1)
+    if is_symmetric:
+        reach = groups.abs().amax(dim=-1)
+        steps = largest_code(num_bits)
+    else:
+        low = groups.amin(dim=-1).clamp(max=0)
+        reach = groups.amax(dim=-1).clamp(min=0) - low
+        steps = 2**num_bits - 1
+    scale = (reach / steps).clamp(limits.tiny, limits.max).to(dtype)
+    scale = torch.where(reach == 0, torch.ones_like(scale), scale)
+    if is_symmetric:
+        return scale, torch.full_like(scale, middle, dtype=torch.uint8)
+    return scale, torch.round(-low / scale.to(torch.float32)).clamp(0, steps).to(torch.uint8)
+
+
+def affine_codes(weight: Tensor, scale: Tensor, zero: Tensor, num_bits: int) -> Tensor:
+    """q = clip(round(w / s + z)), shapes broadcast. Returns uint8. 8-bit symmetric grids leave code 0 (-128) unused."""
+    codes = torch.round(weight.to(torch.float32) / scale.to(torch.float32)) + zero
+    low = int(num_bits == 8 and bool((zero == 2 ** (num_bits - 1)).all()))
+    return codes.clamp_(low, 2**num_bits - 1).to(torch.uint8)
