@@ -57,7 +57,7 @@ def quantize(
 ) -> GptqResult:
     """weight: (N, K), floating point; hessian: (K, K), fp32, on the weight's device; neither is changed.
 
-    act_order: columns with the largest diagonal first, on grids fixed beforehand, so that groups stay runs of neighbours.
+    act_order: columns with the largest diagonal first, on grids fixed beforehand, so groups stay runs of neighbours.
     Otherwise a group's grid is made when its first column is reached, from the weights as errors have moved them.
     Raises WorkerError: invalid_request if the groups do not divide K, variant_corrupt for numbers that are not finite.
     """

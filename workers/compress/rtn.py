@@ -41,9 +41,9 @@ def quantize(
 ) -> GridCodes:
     """Every weight at the nearest point of its group's grid.
 
-    weight: (N, K), floating point. group_size: -1 for a channel, 0 for the whole tensor. scale_dtype: as the layout will
-    store it; codes are chosen for the rounded scale. Raises WorkerError: invalid_request if the groups do not divide K,
-    variant_corrupt for NaN or infinity.
+    weight: (N, K), floating point. group_size: -1 for a channel, 0 for the whole tensor. scale_dtype: as the layout
+    will store it; codes are chosen for the rounded scale. Raises WorkerError: invalid_request if the groups do not
+    divide K, variant_corrupt for NaN or infinity.
     """
     require_finite(weight)
     num_rows, num_columns = weight.shape

@@ -7,8 +7,8 @@ from torch import Tensor
 def smoothing_scales(activation_absmax: Tensor, weight_absmax: Tensor, alpha: float) -> Tensor:
     """s_j = max|X_j|**alpha / max|W_j|**(1 - alpha): activations are divided by s, input columns multiplied by it.
 
-    activation_absmax, weight_absmax: (K,), the second over all linears that read the input. Returns (K,), fp32. A column
-    whose activations or weights are all zero keeps scale 1: no outlier could be moved there.
+    activation_absmax, weight_absmax: (K,), the second over all linears that read the input. Returns (K,), fp32. A
+    column whose activations or weights are all zero keeps scale 1: no outlier could be moved there.
     """
     activations, weights = activation_absmax.to(torch.float32), weight_absmax.to(torch.float32)
     smallest = torch.finfo(torch.float16).tiny

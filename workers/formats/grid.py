@@ -65,8 +65,9 @@ def group_width(in_features: int, group_size: int) -> int:
 def affine_grid(groups: Tensor, num_bits: int, is_symmetric: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The scale, rounded to `dtype` already, and the zero point of each group. groups: (..., g), fp32.
 
-    Symmetric: max|w| / (2**(b-1) - 1) around 2**(b-1). Asymmetric: (max - min) / (2**b - 1), zero = round(-min / s), over
-    a range that is stretched to hold 0, so that the zero point is a code itself. Returns (...) `dtype` and (...) uint8.
+    Symmetric: max|w| / (2**(b-1) - 1) around 2**(b-1). Asymmetric: (max - min) / (2**b - 1), zero = round(-min / s),
+    over a range that is stretched to hold 0, so that the zero point is a code itself. Returns (...) `dtype` and
+    (...) uint8.
     """
     limits, middle = torch.finfo(dtype), 2 ** (num_bits - 1)
     if is_symmetric:

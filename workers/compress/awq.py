@@ -1,0 +1,89 @@
+"""AWQ (arXiv:2306.00978): input columns that see large activations are scaled up before rounding, so they lose less.
+
+The layer before scales its outputs down by the same factors, so the exact function stays what it was. Then the range of
+each group is shrunk where cutting its largest weights costs the outputs less than the finer steps gain.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.compress import rtn
+from workers.formats import grid
+from workers.protocol.errors import WorkerError, WorkerErrorCode
+
+# The paper's code shrinks a range to one half at most, in steps of one twentieth.
+_SHRINK_STEPS = 20
+_MOST_SHRUNK = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleSearch:
+    """scales: (K,), fp32, multiply input columns. losses: summed squared change of the outputs, alpha by alpha."""
+
+    scales: Tensor
+    alpha: float
+    losses: list[float]
+
+
+def search_scales(
+    weights: list[Tensor], inputs: Tensor, *, num_bits: int, group_size: int, is_symmetric: bool, num_ratios: int
+) -> ScaleSearch:
+    """s = mean|x|**alpha, the alpha in [0, 1) whose rounded weights change the outputs least.
+
+    weights: (N, K) each, of all linears that read this input; inputs: (tokens, K). Raises WorkerError: invalid_request
+    for a group size that does not divide K, variant_corrupt for numbers that are not finite.
+    """
+    rtn.require_finite(inputs)
+    gram = inputs.to(torch.float32).T @ inputs.to(torch.float32)
+    size = inputs.to(torch.float32).abs().mean(dim=0)
+    tried, losses = [], []
+    for step in range(num_ratios):
+        scales = size.pow(step / num_ratios).clamp(min=1e-4)
+        scales = scales / (scales.max() * scales.min()).sqrt()
+        loss = 0.0
+        for weight in weights:
+            scaled = weight.to(torch.float32) * scales
+            codes = rtn.quantize(scaled, num_bits=num_bits, group_size=group_size, is_symmetric=is_symmetric)
+            difference = codes.dequantize().sub_(scaled).div_(scales)
+            loss += float(((difference @ gram) * difference).sum())
+        tried.append(scales)
+        losses.append(loss)
+    best = min(range(num_ratios), key=losses.__getitem__)
+    if not torch.isfinite(tried[best]).all():
+        raise WorkerError(WorkerErrorCode.VARIANT_CORRUPT, "no finite scales were found for a layer's inputs")
+    return ScaleSearch(scales=tried[best], alpha=best / num_ratios, losses=losses)
+
+
+def search_clip(weight: Tensor, inputs: Tensor, *, num_bits: int, group_size: int, is_symmetric: bool) -> Tensor:
+    """The largest magnitude to keep in each group of each row: (N, G), fp32; clamp to it before rounding.
+
+    weight: (N, K), scaled already; inputs: (tokens, K), scaled back. Groups are judged one by one, each by its own
+    share of the outputs, as in the paper's code.
+    """
+    rtn.require_finite(weight)
+    width = grid.group_width(weight.shape[1], group_size)
+    kept = []
+    for start in range(0, weight.shape[1], width):
+        exact = weight[:, start : start + width].to(torch.float32)
+        seen = inputs[:, start : start + width].to(torch.float32)
+        gram = seen.T @ seen
+        absmax = exact.abs().amax(dim=1, keepdim=True)
+        best, least = absmax.clone(), torch.full_like(absmax, torch.inf)
+        for step in range(int(_SHRINK_STEPS * _MOST_SHRUNK)):
+            limit = absmax * (1 - step / _SHRINK_STEPS)
+            clamped = exact.clamp(-limit, limit)
+            codes = rtn.quantize(clamped, num_bits=num_bits, group_size=-1, is_symmetric=is_symmetric)
+            difference = codes.dequantize() - exact
+            loss = ((difference @ gram) * difference).sum(dim=1, keepdim=True)
+            is_better = loss < least
+            best, least = torch.where(is_better, limit, best), torch.where(is_better, loss, least)
+        kept.append(best)
+    return torch.cat(kept, dim=1)
+
+
+def clip(weight: Tensor, limits: Tensor) -> Tensor:
+    """weight (N, K) clamped group by group to +-limits (N, G). Returns fp32."""
+    groups = weight.to(torch.float32).reshape(*limits.shape, -1)
+    return groups.clamp(-limits[..., None], limits[..., None]).reshape(weight.shape)
