@@ -1,0 +1,101 @@
+"""GPTQ files: codes packed along the input columns, one group index per column.
+
+Version 1 (AutoGPTQ) stores each zero point less one; version 2 (GPTQModel) stores it as it is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.checkpoint.layouts.packing import pack, packed_length, unpack
+from workers.formats.codes import Codes, GridCodes
+from workers.formats.linear import TensorLayout
+from workers.formats.scheme import Scheme
+from workers.protocol.errors import WorkerError, WorkerErrorCode
+
+_BITS = (2, 3, 4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class GptqLayout:
+    """qweight (K * b / 32, N), qzeros (G, N * b / 32), scales (G, N) fp16, g_idx (K,)."""
+
+    name: str
+    zero_offset: int
+
+    def accepts(self, scheme: Scheme) -> bool:
+        """Grids of 2, 3, 4 or 8 bits with activations as they are."""
+        return scheme.kind == "grid" and scheme.num_bits in _BITS and scheme.activation_bits is None
+
+    def plan(self, scheme: Scheme, out_features: int, in_features: int) -> dict[str, TensorLayout]:
+        """The four tensors. Raises WorkerError (invalid_request) if N or K do not fill words."""
+        groups, bits = scheme.num_groups(in_features), scheme.num_bits
+        return {
+            "qweight": TensorLayout(dtype=torch.int32, shape=(packed_length(in_features, bits), out_features)),
+            "qzeros": TensorLayout(dtype=torch.int32, shape=(groups, packed_length(out_features, bits))),
+            "scales": TensorLayout(dtype=torch.float16, shape=(groups, out_features)),
+            "g_idx": TensorLayout(dtype=torch.int32, shape=(in_features,)),
+        }
+
+    def encode(self, codes: Codes) -> dict[str, Tensor]:
+        """codes: a grid. Raises WorkerError (invalid_request) for zero points that the format cannot hold."""
+        assert isinstance(codes, GridCodes)
+        zero = codes.zero.to(torch.int64) - self.zero_offset
+        # Readers of version 1 disagree on the one that would wrap around.
+        if bool((zero < 0).any()):
+            raise WorkerError(
+                WorkerErrorCode.INVALID_REQUEST,
+                "layout 'gptq' cannot store a zero point of 0; use layout 'gptq_v2' or a symmetric grid",
+            )
+        return {
+            "qweight": pack(codes.codes, codes.num_bits).T.contiguous(),
+            "qzeros": pack(zero.T, codes.num_bits).contiguous(),
+            "scales": codes.scale.to(torch.float16).T.contiguous(),
+            "g_idx": codes.column_groups().to(torch.int32),
+        }
+
+    def decode(
+        self, stored: Mapping[str, Tensor], config: Mapping[str, Any], out_features: int, in_features: int
+    ) -> GridCodes:
+        """A grid; the group index is kept only where act-order has mixed the columns."""
+        bits = int(config["bits"])
+        zero = (unpack(stored["qzeros"], bits).to(torch.int64) + self.zero_offset) % 2**bits
+        scale = stored["scales"].T.contiguous()
+        index = stored.get("g_idx")
+        plain = torch.arange(in_features) // (in_features // scale.shape[1])
+        is_plain = index is None or torch.equal(index.cpu().to(torch.int64), plain)
+        return GridCodes(
+            num_bits=bits,
+            codes=unpack(stored["qweight"].T, bits),
+            scale=scale,
+            zero=zero.to(torch.uint8).T.contiguous(),
+            group_index=None if is_plain or index is None else index.to(torch.int32),
+        )
+
+    def quantization_config(self, scheme: Scheme, ignore: list[str]) -> dict[str, Any]:
+        """As AutoGPTQ and GPTQModel write it. The format has no list of kept modules but for lm_head."""
+        return {
+            "quant_method": "gptq",
+            "bits": scheme.num_bits,
+            "group_size": scheme.group_size,
+            "sym": scheme.symmetric,
+            "desc_act": scheme.act_order,
+            "checkpoint_format": self.name,
+            "lm_head": False,
+        }
+
+    def matches(self, quantization_config: Mapping[str, Any]) -> bool:
+        """By quant_method and checkpoint_format; without one it is version 1."""
+        if quantization_config.get("quant_method") != "gptq" or quantization_config.get("dynamic"):
+            return False
+        return (
+            quantization_config.get("bits") in _BITS
+            and (quantization_config.get("checkpoint_format") or "gptq") == self.name
+        )
+
+    def holds_linear(self, stored: Mapping[str, TensorLayout]) -> bool:
+        """True with qweight, qzeros and scales."""
+        return {"qweight", "qzeros", "scales"} <= stored.keys()
