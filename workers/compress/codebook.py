@@ -25,6 +25,8 @@ LEVELS: Final = {
 }
 _NESTED_BLOCK = 256
 _CHUNK = 2**20
+# bitsandbytes' CPU code looks 8-bit levels up by the value rounded to 16 bits; without it 1 code in 600 differs.
+_LOOKUP_STEPS = 2**16 - 1
 
 
 def quantize(weight: Tensor, kind: str, block_size: int, double_quant: bool) -> CodebookCodes:
@@ -52,7 +54,7 @@ def nest(absmax: Tensor) -> NestedAbsmax:
     """Store absmax values in 8 bits. absmax: (blocks,), fp32."""
     offset = absmax.mean()
     levels = dynamic_map().to(absmax.device)
-    codes, outer = _encode_blocks(absmax - offset, levels, _NESTED_BLOCK)
+    codes, outer = _encode_blocks(absmax - offset, levels, _NESTED_BLOCK, _LOOKUP_STEPS)
     return NestedAbsmax(codes=codes, code=levels, absmax=outer, offset=float(offset), block_size=_NESTED_BLOCK)
 
 
@@ -68,13 +70,17 @@ def dynamic_map() -> Tensor:
     return torch.tensor(sorted([*(-level for level in positive), 0.0, *positive, 1.0]), dtype=torch.float32)
 
 
-def _encode_blocks(flat: Tensor, levels: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
+def _encode_blocks(
+    flat: Tensor, levels: Tensor, block_size: int, lookup_steps: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Codes (uint8, as flat) and each block's absmax, fp32. A block of zeros gets the code of level 0."""
     padding = -len(flat) % block_size
     blocks = torch.nn.functional.pad(flat, (0, padding)).reshape(-1, block_size)
     absmax = blocks.abs().amax(dim=1)
     inverse = torch.where(absmax == 0, torch.zeros_like(absmax), 1 / absmax)
     scaled = (blocks * inverse[:, None]).clamp_(-1, 1).reshape(-1)[: len(flat)]
+    if lookup_steps is not None:
+        scaled = torch.round((scaled + 1) * 0.5 * lookup_steps) / lookup_steps * 2 - 1
     ascending, codes = torch.sort(levels, stable=True)
     middles = (ascending[:-1] + ascending[1:]) / 2
     return codes[torch.bucketize(scaled, middles)].to(torch.uint8), absmax
