@@ -38,7 +38,7 @@ def quantize(weight: Tensor, kind: str, block_size: int, double_quant: bool) -> 
     codebook = torch.tensor(LEVELS[kind], dtype=torch.float32, device=weight.device)
     flat = weight.reshape(-1)
     # Whole blocks a chunk, because the scaled copy is fp32.
-    chunks = flat.split(_CHUNK // block_size * block_size)
+    chunks = torch.split(flat, _CHUNK // block_size * block_size)
     found = [_encode_blocks(chunk.to(torch.float32), codebook, block_size) for chunk in chunks]
     absmax = torch.cat([values for _, values in found])
     return CodebookCodes(
