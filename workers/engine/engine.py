@@ -96,7 +96,7 @@ class Engine:
         self._news = []
         step_s = time.monotonic() - started_s
         if rows:
-            self._pacer.observe(num_prefill_tokens=num_prefill, num_decode_tokens=num_decode, step_s=step_s)
+            self._pacer.observe(num_prefill_tokens=num_prefill, step_s=step_s)
         return updates, self._stats(num_prefill, num_decode, step_s)
 
     def _run(self, rows: list[Row]) -> list[Outcome]:
