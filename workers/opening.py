@@ -13,6 +13,7 @@ from workers.device import device_name, memory_free_bytes, resolve_device
 from workers.engine.engine import Engine, EngineLimits
 from workers.engine.lane import build_runner
 from workers.faults import Faults
+from workers.formats.prepacked import prepack_linears
 from workers.protocol.messages import ModelInfo
 from workers.protocol.specs import ServeSpec
 
@@ -44,6 +45,7 @@ def open_model(
     config = read_json(Path(spec.path) / "config.json")
     on_phase("building")
     loaded = load_model(Path(spec.path), dtype=spec.dtype, device=device, on_progress=on_bytes)
+    prepack_linears(loaded.model)
     on_phase("proving")
     num_positions = max_model_len(config)
     limits = EngineLimits(
