@@ -45,6 +45,11 @@ class GridCodes:
             return self.group_index.to(torch.int64)
         return torch.arange(self.codes.shape[1], device=self.codes.device) // self.group_size
 
+    def signed(self) -> Tensor:
+        """(N, K), int8: the codes of a symmetric grid counted from its middle."""
+        middle: int = 2 ** (self.num_bits - 1)
+        return (self.codes.to(torch.int16) - middle).to(torch.int8)
+
     def dequantize(self) -> Tensor:
         """(N, K), fp32."""
         groups = self.column_groups()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.formats import grid
+from workers.formats.codes import GridCodes
 from workers.formats.linear import QuantizedLinear, TensorLayout
 from workers.kernels import ops
 
@@ -23,6 +24,8 @@ _DISK_FORMAT = "int-quantized"
 class Int8Linear(QuantizedLinear):
     """y = x (q * s)^T + b with weight q: (N, K) int8 and weight_scale s: (N, 1), floating point."""
 
+    op = "int8_linear"
+
     def __init__(self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
@@ -30,10 +33,20 @@ class Int8Linear(QuantizedLinear):
         self.weight_scale = nn.Parameter(weight_scale, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
-    @property
-    def product_dtype(self) -> torch.dtype:
-        """bf16 where the CPU's packed op is in use."""
-        return ops.int8_product_dtype(self.weight.device)
+    @classmethod
+    def accepts(cls, codes: GridCodes) -> bool:
+        """True for a symmetric 8-bit grid of one group per row, activations as they are."""
+        is_plain = codes.num_bits == _NUM_BITS and codes.activation_bits is None and codes.scale.shape[1] == 1
+        return is_plain and codes.is_symmetric
+
+    @classmethod
+    def from_codes(
+        cls, codes: GridCodes, bias: Tensor | None, *, dtype: torch.dtype, device: torch.device
+    ) -> "Int8Linear":
+        """The layer that multiplies with `codes`, which it accepts. The scale is shortened where that is exact."""
+        short = codes.scale.to(SCALE_DTYPE)
+        is_exact = torch.equal(short.to(torch.float32), codes.scale.to(torch.float32))
+        return cls(codes.signed().to(device), (short if is_exact else codes.scale).to(device), bias)
 
     def dequantize(self) -> Tensor:
         """q * s in fp32."""

@@ -12,14 +12,13 @@ an rms rounding error of 3.7 / 127 / sqrt(12) sigma), so the total grows by a fi
 """
 
 import functools
-import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from workers.device import cpu_has_fast_bf16
+from workers.kernels.timing import fastest_s
 
 MAX_PACKED_ROWS = 8
 # The op reads 32 columns at a time and does not look where a row ends: with other widths it read past the end of the
@@ -27,7 +26,6 @@ MAX_PACKED_ROWS = 8
 _PACKED_COLUMNS = 32
 # 2 MiB of weights: more than an L1 or L2 share, so that the check is bound by reading as a model is.
 _CHECK_SHAPE = (2048, 1024)
-_CHECK_REPEATS = 7
 
 
 def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
@@ -84,14 +82,4 @@ def packed_op_wins() -> bool:
     # Outputs are sums of 1,024 terms near 0.6, so about 18 in size and 80 at most: one bf16 step is 0.5 there.
     if not torch.allclose(packed(), dequantized(), rtol=2**-6, atol=0.5):
         return False
-    return _fastest_s(packed) < _fastest_s(dequantized)
-
-
-def _fastest_s(action: Callable[[], Tensor]) -> float:
-    """Seconds of the fastest of a few runs: what others do on the machine only ever adds."""
-    times = []
-    for _ in range(_CHECK_REPEATS):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return fastest_s(packed) < fastest_s(dequantized)

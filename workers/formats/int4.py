@@ -1,0 +1,84 @@
+"""2-, 3- and 4-bit grids in groups of columns: one layout in memory, whatever method made them or file held them.
+
+A code takes four bits, also where the grid has fewer levels: there is one kernel, and only files are packed tighter.
+"""
+
+import torch
+from torch import Tensor
+
+from workers.formats import columns
+from workers.formats.codes import GridCodes
+from workers.formats.linear import QuantizedLinear, frozen
+from workers.kernels import cpu_int4, int4_layout, ops, weights
+
+_LARGEST_BITS = 4
+
+
+class Int4Linear(QuantizedLinear):
+    """y = x[columns] ((q - 8) * s + o)^T + b.
+
+    packed: the codes q as `int4_layout` has them. scale_and_offset: (G, padded N, 2), in bf16 on the CPU, whose op
+    wants it so (methods that round to a bf16 scale lose nothing), in the activations' dtype elsewhere. column_order:
+    (K,), int64, or None.
+    """
+
+    op = "int4_linear"
+
+    def __init__(
+        self,
+        packed: Tensor,
+        scale_and_offset: Tensor,
+        column_order: Tensor | None,
+        bias: Tensor | None,
+        out_features: int,
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = out_features, packed.shape[1]
+        self.packed = frozen(packed)
+        self.scale_and_offset = frozen(scale_and_offset)
+        self.column_order = None if column_order is None else frozen(column_order)
+        self.bias = None if bias is None else frozen(bias)
+
+    @classmethod
+    def accepts(cls, codes: GridCodes) -> bool:
+        """True for up to 4 bits in equal groups of a multiple of 32 columns, activations as they are."""
+        if codes.num_bits > _LARGEST_BITS or codes.activation_bits is not None:
+            return False
+        runs, _ = columns.in_equal_runs(codes)
+        return runs.group_index is None and runs.group_size % min(cpu_int4.GROUP_SIZES) == 0
+
+    @classmethod
+    def from_codes(
+        cls, codes: GridCodes, bias: Tensor | None, *, dtype: torch.dtype, device: torch.device
+    ) -> "Int4Linear":
+        """The layer that multiplies with `codes`, which it accepts."""
+        runs, order = columns.in_equal_runs(codes)
+        on_cpu = device.type == "cpu"
+        block_rows = (on_cpu and cpu_int4.block_rows()) or int4_layout.BLOCK_ROWS
+        packed = int4_layout.pack(runs.codes, block_rows)
+        # A group wider than the op takes becomes several with the same scale.
+        size = max(size for size in cpu_int4.GROUP_SIZES if runs.group_size % size == 0)
+        repeats = runs.group_size // size
+        scale_and_offset = int4_layout.scale_and_offset(
+            runs.scale.repeat_interleave(repeats, dim=1),
+            runs.zero.repeat_interleave(repeats, dim=1),
+            packed.shape[0] * block_rows,
+            torch.bfloat16 if on_cpu else dtype,
+        )
+        return cls(
+            packed.to(device),
+            scale_and_offset.to(device),
+            None if order is None else order.to(device),
+            bias,
+            runs.codes.shape[0],
+        )
+
+    def dequantize(self) -> Tensor:
+        """(q - 8) * s + o in fp32, columns where x has them."""
+        weight = weights.int4_weight(self.packed, self.scale_and_offset, self.out_features, torch.float32)
+        return columns.scattered(weight, self.column_order)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., K), floating point. Returns (..., N) in x's dtype."""
+        ordered = columns.select(x, self.column_order)
+        return ops.int4_linear(ordered, self.packed, self.scale_and_offset, self.bias, self.out_features)
