@@ -6,6 +6,7 @@ importing torch alone takes longer.
 
 import errno
 import os
+import resource
 import time
 from collections.abc import Callable
 from functools import partial
@@ -87,6 +88,9 @@ def _run_with_torch(spec: CompressSpec | VerifySpec | MeasureSpec, link: JobLink
 
     from workers.boundary import Failure, attempt
 
+    if isinstance(spec, CompressSpec) and spec.memory_bytes is not None:
+        # Data and private mappings: files that are only read do not count.
+        resource.setrlimit(resource.RLIMIT_DATA, (spec.memory_bytes, spec.memory_bytes))
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
     result = attempt(_action(spec, link), what="job")

@@ -14,6 +14,7 @@ from workers.engine.engine import Engine, EngineLimits
 from workers.engine.lane import build_runner
 from workers.faults import Faults
 from workers.formats.prepacked import prepack_linears
+from workers.formats.swap import kernels
 from workers.protocol.messages import ModelInfo
 from workers.protocol.specs import ServeSpec
 
@@ -73,6 +74,7 @@ def open_model(
         format=loaded.format,
         lane=choice.lane,
         lane_reason=choice.reason,
+        kernel=kernels(loaded.model),
         vocab_size=choice.runner.vocab_size,
         max_model_len=engine.max_model_len,
         eos_token_ids=sorted(limits.eos_token_ids),

@@ -30,7 +30,7 @@ def describe_base(folder: Path, target_dir: Path) -> BaseInfo:
     config = configs.read_json(folder / "config.json")
     headers = read_headers(folder)
     ensure_fast_tokenizer(folder, target_dir)
-    quantization = configs.quantization_config(config)
+    quantization = configs.read_quantization(folder)
     return BaseInfo(
         path=str(folder),
         architecture=configs.architecture(config),

@@ -15,6 +15,7 @@ _LENGTH_KEYS = (
 # Recurrent models state no limit; this is where slimserve stops them, so that one request has a bound.
 _UNLIMITED_LENGTH = 2**17
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_OLDER_QUANTIZATION_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 _EMBEDDING_SUFFIXES = (
     "embed_tokens.weight",
     "wte.weight",
@@ -84,8 +85,22 @@ def vocab_size(config: dict[str, Any], tensors: dict[str, TensorHeader]) -> int:
     raise WorkerError(WorkerErrorCode.UNSUPPORTED_MODEL, "config.json has no vocab_size and no embedding was found")
 
 
+def read_quantization(folder: Path) -> dict[str, Any] | None:
+    """How the weights of a folder are compressed, None for a plain checkpoint.
+
+    Older GPTQ and AWQ files say it in a file of its own. Raises WorkerError (variant_corrupt) for unreadable files.
+    """
+    if (stated := quantization_config(read_json(folder / "config.json"))) is not None:
+        return stated
+    for name, method in _OLDER_QUANTIZATION_FILES.items():
+        if (folder / name).is_file():
+            content = read_json(folder / name)
+            return {"quant_method": method, **content} if content.get("quant_method") is None else content
+    return None
+
+
 def quantization_config(config: dict[str, Any]) -> dict[str, Any] | None:
-    """How the weights are compressed, None for a plain checkpoint."""
+    """What config.json says of compressed weights, None if nothing."""
     for holder in (config, text_config(config)):
         found = holder.get("quantization_config") or holder.get("compression_config")
         if isinstance(found, dict):

@@ -1,39 +1,73 @@
-"""How transformers' loader learns of slimserve's compressed layers: a quantizer registered under its own name."""
+"""How transformers' loader learns of slimserve's compressed layers: a quantizer registered under its own name.
+
+Before weights are read, each compressed linear gives way to an empty place, so that the loader neither makes memory for
+it nor misses its weight. The places are filled afterwards, one by one (checkpoint/load.py).
+"""
 
 import functools
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin, QuantizationMethod
 
-from workers.formats.linear import Format, TensorLayout
-from workers.formats.swap import swap_linears
+from workers.checkpoint.stored_names import StoredNames, split_stored_experts
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 
 _NAME = "slimserve"
 
 
-class QuantizedLayers(QuantizationConfigMixin):
-    """Which modules of a checkpoint are compressed, and how: module name -> its stored tensors."""
+class VacantLinear(nn.Module):
+    """The place of a compressed linear that is not read yet. It keeps the linear's bias, which the loader fills."""
 
-    def __init__(self, format: Format, stored: Mapping[str, Mapping[str, TensorLayout]]) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features = linear.in_features
+        self.out_features = linear.out_features
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Never called: a model is used when all places are filled."""
+        raise RuntimeError("a compressed linear was called before it was read")
+
+
+class QuantizedLayers(QuantizationConfigMixin):
+    """The weights of a checkpoint by their stored names: compressed ones, called `<module>.weight`, and all others.
+
+    names: which modules they are, known once the model has been prepared.
+    """
+
+    def __init__(self, compressed: Iterable[str], plain: Iterable[str]) -> None:
         _register()
         self.quant_method = cast(QuantizationMethod, _NAME)
-        self.format = format
-        self.stored = stored
+        self.compressed = tuple(compressed)
+        self.plain = tuple(plain)
+        self.names: StoredNames | None = None
 
 
 class SwapQuantizer(HfQuantizer):
-    """Swaps compressed layers into the model before its weights are loaded; the loader then fills them as they are."""
+    """Vacates the places of compressed layers, and of all experts beside them, before other weights are loaded."""
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
         layers = self.quantization_config
         assert isinstance(layers, QuantizedLayers)
-        swap_linears(model, layers.format, {module_name(model, name): kept for name, kept in layers.stored.items()})
+        names = layers.names = split_stored_experts(model, [*layers.compressed, *layers.plain], layers.compressed)
+        experts = [stored for own in names.experts.values() for stored in own]
+        for stored in dict.fromkeys([*layers.compressed, *experts]):
+            linear = model.get_submodule(names.modules[stored]) if stored in names.modules else None
+            if not isinstance(linear, nn.Linear):
+                raise WorkerError(
+                    WorkerErrorCode.VARIANT_CORRUPT,
+                    f"{stored.removesuffix('.weight')} is compressed in the checkpoint and no linear of the model",
+                )
+            model.set_submodule(names.modules[stored], VacantLinear(linear))
+        # Experts that are not compressed are given their weights afterwards; the loader need not miss their places.
+        known = model._keys_to_ignore_on_load_unexpected or ()
+        model._keys_to_ignore_on_load_unexpected = {*known, *(rf"^{re.escape(path)}\." for path in names.experts)}
 
     def is_serializable(self) -> bool:
         """slimserve writes checkpoints itself, tensor by tensor."""
@@ -43,26 +77,6 @@ class SwapQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """Never: there are no gradients."""
         return False
-
-
-def module_name(model: PreTrainedModel, stored_name: str) -> str:
-    """The module that a checkpoint's name means: checkpoints may have one decoder prefix less, or one more.
-
-    Raises WorkerError (variant_corrupt) if there is none.
-    """
-    prefix = model.base_model_prefix + "."
-    for name in (stored_name, prefix + stored_name, stored_name.removeprefix(prefix)):
-        if _has_module(model, name):
-            return name
-    raise WorkerError(WorkerErrorCode.VARIANT_CORRUPT, f"the model has no module for the stored weight {stored_name!r}")
-
-
-def _has_module(model: nn.Module, name: str) -> bool:
-    try:
-        model.get_submodule(name)
-    except AttributeError:
-        return False
-    return True
 
 
 @functools.cache

@@ -10,12 +10,33 @@ import torch
 from torch import Tensor
 
 from workers.compress import rtn
+from workers.compress.token_sample import Moments
 from workers.formats import grid
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 
 # The paper's code shrinks a range to one half at most, in steps of one twentieth.
 _SHRINK_STEPS = 20
 _MOST_SHRUNK = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """The grid that scales and ranges are searched for; see rtn.quantize."""
+
+    num_bits: int
+    group_size: int
+    is_symmetric: bool
+    scale_dtype: torch.dtype = torch.float16
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """(N, K), fp32: the weight at its nearest points."""
+        return rtn.quantize(
+            weight,
+            num_bits=self.num_bits,
+            group_size=self.group_size,
+            is_symmetric=self.is_symmetric,
+            scale_dtype=self.scale_dtype,
+        ).dequantize()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,27 +48,23 @@ class ScaleSearch:
     losses: list[float]
 
 
-def search_scales(
-    weights: list[Tensor], inputs: Tensor, *, num_bits: int, group_size: int, is_symmetric: bool, num_ratios: int
-) -> ScaleSearch:
+def search_scales(weights: list[Tensor], mean: Tensor, inputs: Tensor, points: Grid, num_ratios: int) -> ScaleSearch:
     """s = mean|x|**alpha, the alpha in [0, 1) whose rounded weights change the outputs least.
 
-    weights: (N, K) each, of all linears that read this input; inputs: (tokens, K). Raises WorkerError: invalid_request
-    for a group size that does not divide K, variant_corrupt for numbers that are not finite.
+    weights: (N, K) each, of all linears that read this input; mean: (K,), of |x|; inputs: (tokens, K). The loss is the
+    sum over the weights of ||X (W - W')^T||^2. Raises WorkerError: invalid_request for a group size that does not
+    divide K, variant_corrupt for numbers that are not finite.
     """
     rtn.require_finite(inputs)
-    gram = inputs.to(torch.float32).T @ inputs.to(torch.float32)
-    size = inputs.to(torch.float32).abs().mean(dim=0)
+    moments = Moments(inputs.to(torch.float32))
     tried, losses = [], []
     for step in range(num_ratios):
-        scales = size.pow(step / num_ratios).clamp(min=1e-4)
+        scales = mean.to(torch.float32).pow(step / num_ratios).clamp(min=1e-4)
         scales = scales / (scales.max() * scales.min()).sqrt()
         loss = 0.0
         for weight in weights:
-            scaled = weight.to(torch.float32) * scales
-            codes = rtn.quantize(scaled, num_bits=num_bits, group_size=group_size, is_symmetric=is_symmetric)
-            difference = codes.dequantize().sub_(scaled).div_(scales)
-            loss += float(((difference @ gram) * difference).sum())
+            scaled = weight * scales
+            loss += moments.squared_norm(points.rounded(scaled).sub_(scaled).div_(scales))
         tried.append(scales)
         losses.append(loss)
     best = min(range(num_ratios), key=losses.__getitem__)
@@ -56,14 +73,14 @@ def search_scales(
     return ScaleSearch(scales=tried[best], alpha=best / num_ratios, losses=losses)
 
 
-def search_clip(weight: Tensor, inputs: Tensor, *, num_bits: int, group_size: int, is_symmetric: bool) -> Tensor:
+def search_clip(weight: Tensor, inputs: Tensor, points: Grid) -> Tensor:
     """The largest magnitude to keep in each group of each row: (N, G), fp32; clamp to it before rounding.
 
     weight: (N, K), scaled already; inputs: (tokens, K), scaled back. Groups are judged one by one, each by its own
     share of the outputs, as in the paper's code.
     """
     rtn.require_finite(weight)
-    width = grid.group_width(weight.shape[1], group_size)
+    width = grid.group_width(weight.shape[1], points.group_size)
     kept = []
     for start in range(0, weight.shape[1], width):
         exact = weight[:, start : start + width].to(torch.float32)
@@ -74,7 +91,13 @@ def search_clip(weight: Tensor, inputs: Tensor, *, num_bits: int, group_size: in
         for step in range(int(_SHRINK_STEPS * _MOST_SHRUNK)):
             limit = absmax * (1 - step / _SHRINK_STEPS)
             clamped = exact.clamp(-limit, limit)
-            codes = rtn.quantize(clamped, num_bits=num_bits, group_size=-1, is_symmetric=is_symmetric)
+            codes = rtn.quantize(
+                clamped,
+                num_bits=points.num_bits,
+                group_size=-1,
+                is_symmetric=points.is_symmetric,
+                scale_dtype=points.scale_dtype,
+            )
             difference = codes.dequantize() - exact
             loss = ((difference @ gram) * difference).sum(dim=1, keepdim=True)
             is_better = loss < least

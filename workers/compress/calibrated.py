@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,40 +14,62 @@ from torch import Tensor
 
 from workers.checkpoint.base import fingerprint
 from workers.checkpoint.headers import CheckpointHeaders, TensorHeader, read_header
+from workers.checkpoint.layouts.layout import Layout
 from workers.checkpoint.tensors import read_tensor, tensor_bytes
 from workers.compress.activations import Activations
-from workers.compress.layerwise import CalibratedMethod, LayerJob
+from workers.compress.layerwise import LayerJob
 from workers.compress.plan import CompressionPlan
 from workers.compress.staged_layers import StagedLayers
 from workers.compress.walk import LayerWalk
+from workers.device import resolve_device
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.messages import JobProgress
 from workers.protocol.specs import CompressSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerResults:
+    """What a layer job has made. tensors: by their final names, in the files of the finished layers. errors: relative
+    output error of each module on the calibration data. num_tokens: of that data, per module. fallbacks: modules that
+    were rounded without their method, and why.
+    """
+
+    tensors: dict[str, TensorHeader] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    num_tokens: dict[str, int] = field(default_factory=dict)
+    fallbacks: dict[str, str] = field(default_factory=dict)
 
 
 def make_layers(
     spec: CompressSpec,
     headers: CheckpointHeaders,
     plan: CompressionPlan,
-    method: CalibratedMethod,
+    layout: Layout,
+    quantization_config: dict[str, Any],
     report: Callable[[JobProgress], None],
     poll: Callable[[], None],
-) -> StagedLayers:
+) -> LayerResults:
     """Compress every layer that an earlier attempt has not finished.
 
     Finished layers stay if the process dies or a WorkerError ends it; an OSError, such as a full disk, removes them.
     Raises WorkerError: invalid_request without calibration text, unsupported_model, or what `poll` raises; OSError.
     """
     token_ids = _token_ids(spec)
-    device = torch.device("cpu")
     staged = StagedLayers(layers_folder(spec), _frozen(spec, headers, token_ids))
     scratch = Path(spec.output_dir + ".activations")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        walk = LayerWalk(Path(spec.base_path), headers, device)
-        activations = Activations(walk.embed(token_ids), scratch, spec.activation_bytes, len(token_ids))
+        walk = LayerWalk(Path(spec.base_path), headers, resolve_device(spec.device))
         LayerJob(
-            walk=walk, plan=plan, method=method, staged=staged, activations=activations, report=report, poll=poll
+            walk=walk,
+            plan=plan,
+            main=spec.recipe,
+            layout=layout,
+            quantization_config=quantization_config,
+            staged=staged,
+            activations=Activations(walk.embed(token_ids), scratch, spec.activation_bytes, len(token_ids)),
+            report=report,
+            poll=poll,
         ).run()
     except OSError as error:
         # A lost connection is no reason to forget finished layers; a full disk is.
@@ -55,7 +78,7 @@ def make_layers(
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return staged
+    return _results(staged)
 
 
 def layers_folder(spec: CompressSpec) -> Path:
@@ -63,18 +86,15 @@ def layers_folder(spec: CompressSpec) -> Path:
     return Path(spec.output_dir + ".layers")
 
 
-def layer_tensors(staged: StagedLayers) -> dict[str, TensorHeader]:
-    """All tensors of all finished layers by their final names."""
-    found: dict[str, TensorHeader] = {}
-    for index in range(staged.num_finished):
-        found |= staged.headers(index)
+def _results(staged: StagedLayers) -> LayerResults:
+    found = LayerResults()
+    for index, entry in enumerate(staged.notes):
+        note = entry["note"]
+        found.tensors.update(staged.headers(index))
+        found.errors.update({module: after for module, (_, after) in note["errors"].items()})
+        found.num_tokens.update(note["tokens"])
+        found.fallbacks.update(note["fallbacks"])
     return found
-
-
-def mean_error(staged: StagedLayers) -> float:
-    """Mean over the modules of their errors on the calibration data."""
-    errors: list[float] = [after for entry in staged.notes for _, after in entry["note"]["errors"].values()]
-    return sum(errors) / len(errors)
 
 
 def _token_ids(spec: CompressSpec) -> Tensor:

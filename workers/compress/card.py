@@ -3,48 +3,84 @@
 from collections import Counter
 
 from workers.compress.plan import CompressionPlan
-from workers.protocol.recipe_names import method_of
+from workers.protocol.recipe_names import method_of, variant_suffix
+from workers.protocol.recipes import CastRecipe
 from workers.protocol.specs import CompressSpec
 
 _TEXT = """\
 ---
 library_name: transformers
-tags: [compressed-tensors, {method}]
+tags: [{layout}, {method}]
 ---
 
 # {variant}
 
-`{base}` compressed by slimserve with the method `{method}`.
+`{base}` compressed by slimserve with `{recipe}`, stored as `{layout}`.
 
 | | |
 |---|---|
 | weights | {weight_bytes:,} bytes, {ratio:.0%} of the base's {base_bytes:,} |
 | compressed linears | {num_compressed} |
-| mean relative error of their weights | {mean_error:.2%} |
+| mean relative error | {mean_error:.2%} |
 
 Kept as they were:
 
 {kept}
 
-Load it with `slimserve load`, or with transformers where `compressed-tensors` is installed.
+Load it with `slimserve load`, or with {readers}.
 `manifest.json` has the SHA-256 of every file.
 """
+_CAST_TEXT = """\
+---
+library_name: transformers
+---
+
+# {variant}
+
+`{base}` with its weights in {dtype}: {weight_bytes:,} bytes, {ratio:.0%} of the base's {base_bytes:,}.
+
+It is a plain checkpoint. `manifest.json` has the SHA-256 of every file.
+"""
+_READERS = {
+    "gptq": "transformers where `gptqmodel` is installed, and vLLM",
+    "gptq_v2": "transformers where `gptqmodel` is installed, and vLLM",
+    "awq": "transformers where `gptqmodel` is installed, and vLLM",
+    "bitsandbytes": "transformers where `bitsandbytes` is installed",
+    "fp8": "transformers on a GPU, and vLLM",
+}
+_OTHER_READERS = "transformers where `compressed-tensors` is installed, and vLLM"
 
 
 def model_card(
-    spec: CompressSpec, plan: CompressionPlan, *, base_bytes: int, weight_bytes: int, mean_error: float
+    spec: CompressSpec, plan: CompressionPlan, *, layout: str, base_bytes: int, weight_bytes: int, mean_error: float
 ) -> str:
-    """The card as Markdown. mean_error: relative Frobenius error, mean over the compressed weights."""
+    """The card as Markdown. mean_error: see `CompressResult`."""
     reasons = Counter(plan.kept.values())
     kept = "\n".join(f"- {count} x {reason}" for reason, count in sorted(reasons.items())) or "- nothing"
     return _TEXT.format(
         variant=spec.variant,
         base=spec.base,
         method=method_of(spec.recipe),
+        recipe=variant_suffix(spec.recipe),
+        layout=layout,
+        readers=_READERS.get(layout, _OTHER_READERS),
         weight_bytes=weight_bytes,
         base_bytes=base_bytes,
         ratio=weight_bytes / base_bytes,
         num_compressed=len(plan.targets),
         mean_error=mean_error,
         kept=kept,
+    )
+
+
+def cast_card(spec: CompressSpec, *, base_bytes: int, weight_bytes: int) -> str:
+    """The card of a base in another dtype."""
+    assert isinstance(spec.recipe, CastRecipe)
+    return _CAST_TEXT.format(
+        variant=spec.variant,
+        base=spec.base,
+        dtype=spec.recipe.dtype,
+        weight_bytes=weight_bytes,
+        base_bytes=base_bytes,
+        ratio=weight_bytes / base_bytes,
     )

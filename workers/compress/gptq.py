@@ -20,9 +20,15 @@ _BLOCK = 128
 class HessianAccumulator:
     """Mean of 2 x x^T over all tokens, fp32: a mean, so that it does not grow with the number of tokens."""
 
-    def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
-        self.mean = torch.zeros(in_features, in_features, device=device)
+    def __init__(self, in_features: int) -> None:
         self.num_tokens = 0
+        self._in_features = in_features
+        self._mean: Tensor | None = None
+
+    @property
+    def mean(self) -> Tensor:
+        """(K, K), on the device of the inputs; zeros before the first token."""
+        return torch.zeros(self._in_features, self._in_features) if self._mean is None else self._mean
 
     def add(self, inputs: Tensor) -> None:
         """inputs: (tokens, in_features)."""
@@ -30,15 +36,25 @@ class HessianAccumulator:
             return
         self.num_tokens += len(inputs)
         values = inputs.to(torch.float32)
-        self.mean *= 1 - len(inputs) / self.num_tokens
-        self.mean.addmm_(values.T, values, alpha=2 / self.num_tokens)
+        if self._mean is None:
+            self._mean = self.mean.to(values.device)
+        self._mean.mul_(1 - len(inputs) / self.num_tokens)
+        self._mean.addmm_(values.T, values, alpha=2 / self.num_tokens)
+
+    def relative_error(self, weight: Tensor, approximation: Tensor) -> float:
+        """||X (W - W')^T|| / ||X W^T|| over all tokens; 0 where the outputs are."""
+        exact = output_error(weight, torch.zeros_like(weight), self.mean)
+        return (max(0.0, output_error(weight, approximation, self.mean)) / exact) ** 0.5 if exact > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GptqResult:
-    """error_before (round to nearest), error_after: tr((W - Q) H (W - Q)^T). damp_percent: what was needed."""
+    """plain: rounded to nearest. error_before (of plain), error_after: tr((W - Q) H (W - Q)^T). damp_percent: what was
+    needed.
+    """
 
     codes: GridCodes
+    plain: GridCodes
     error_before: float
     error_after: float
     damp_percent: float
@@ -65,44 +81,54 @@ def quantize(
     plain = rtn.quantize(
         weight, num_bits=num_bits, group_size=group_size, is_symmetric=is_symmetric, scale_dtype=scale_dtype
     )
-    moving = weight.to(torch.float32, copy=True)
     # A column that never saw an input: its weights change no output, and its row of H is zero.
     dead = hessian.diagonal() == 0
-    moving[:, dead] = 0
-    is_static = act_order or group_size <= 0
-    order = torch.argsort(hessian.diagonal(), descending=True, stable=True) if act_order else None
-    factor, used_percent = _inverse_factor(hessian, dead, order, damp_percent)
-    scale, zero = plain.scale.clone(), plain.zero.clone()
-    codes = torch.empty_like(plain.codes)
-    columns = order if order is not None else torch.arange(weight.shape[1], device=weight.device)
-    width = plain.group_size
-    for start in range(0, len(columns), _BLOCK):
-        block = columns[start : start + _BLOCK]
-        end = start + len(block)
-        errors = torch.empty(weight.shape[0], len(block), device=weight.device)
-        for i, column in enumerate(block.tolist()):
-            group = column // width
-            if not is_static and column % width == 0:
-                # Errors of this block have moved its own columns already; those beyond it wait for the block's end.
-                beyond = (
-                    moving[:, end : column + width] - errors[:, :i] @ factor[start : start + i, end : column + width]
-                )
-                entering = torch.cat([moving[:, column : min(end, column + width)], beyond], dim=1)
-                scale[:, group], zero[:, group] = grid.affine_grid(entering, num_bits, is_symmetric, scale_dtype)
-            values = moving[:, column]
-            codes[:, column] = grid.affine_codes(values, scale[:, group], zero[:, group], num_bits)
-            rounded = (codes[:, column].float() - zero[:, group].float()) * scale[:, group].float()
-            at = start + i
-            errors[:, i] = (values - rounded) / factor[at, at]
-            moving[:, block[i + 1 :]] -= errors[:, i, None] * factor[at, None, at + 1 : end]
-        moving[:, columns[end:]] -= errors @ factor[start:end, end:]
-    found = GridCodes(num_bits=num_bits, codes=codes, scale=scale, zero=zero)
+    order = torch.arange(weight.shape[1], device=weight.device)
+    if act_order:
+        order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
+    factor, used_percent = _inverse_factor(hessian[order][:, order], dead[order], damp_percent)
+    moving = torch.where(dead, 0, weight.to(torch.float32))[:, order]
+    found = _push_errors(moving, factor, order, plain, has_moving_grids=not act_order and group_size > 0)
     return GptqResult(
         codes=found,
+        plain=plain,
         error_before=output_error(weight, plain.dequantize(), hessian),
         error_after=output_error(weight, found.dequantize(), hessian),
         damp_percent=used_percent,
     )
+
+
+def _push_errors(
+    moving: Tensor, factor: Tensor, order: Tensor, plain: GridCodes, *, has_moving_grids: bool
+) -> GridCodes:
+    """Round column by column. moving: (N, K), its columns in `order`, is used up; factor: (K, K), in the same order.
+
+    has_moving_grids: a group's grid is made when its first column is reached; `order` is the columns' own then.
+    """
+    num_bits, width = plain.num_bits, plain.group_size
+    scale, zero = plain.scale.clone(), plain.zero.clone()
+    is_symmetric, scale_dtype = plain.is_symmetric, scale.dtype
+    codes = torch.empty_like(plain.codes)
+    groups = (order // width).tolist()
+    for start in range(0, moving.shape[1], _BLOCK):
+        end = min(start + _BLOCK, moving.shape[1])
+        errors = torch.empty(moving.shape[0], end - start, device=moving.device)
+        for at in range(start, end):
+            i, group = at - start, groups[at]
+            if has_moving_grids and at % width == 0:
+                # Errors of this block have moved its own columns already; those beyond it wait for the block's end.
+                beyond = moving[:, end : at + width] - errors[:, :i] @ factor[start:at, end : at + width]
+                entering = torch.cat([moving[:, at : min(end, at + width)], beyond], dim=1)
+                scale[:, group], zero[:, group] = grid.affine_grid(entering, num_bits, is_symmetric, scale_dtype)
+            values = moving[:, at]
+            codes[:, at] = grid.affine_codes(values, scale[:, group], zero[:, group], num_bits)
+            rounded = (codes[:, at].float() - zero[:, group].float()) * scale[:, group].float()
+            errors[:, i] = (values - rounded) / factor[at, at]
+            moving[:, at + 1 : end] -= errors[:, i, None] * factor[at, None, at + 1 : end]
+        moving[:, end:] -= errors @ factor[start:end, end:]
+    in_order = torch.empty_like(codes)
+    in_order[:, order] = codes
+    return GridCodes(num_bits=num_bits, codes=in_order, scale=scale, zero=zero)
 
 
 def output_error(weight: Tensor, approximation: Tensor, hessian: Tensor) -> float:
@@ -111,12 +137,10 @@ def output_error(weight: Tensor, approximation: Tensor, hessian: Tensor) -> floa
     return float(((difference @ hessian) * difference).sum())
 
 
-def _inverse_factor(hessian: Tensor, dead: Tensor, order: Tensor | None, percent: float) -> tuple[Tensor, float]:
-    """Upper Cholesky factor of (H + damping)^-1 with columns in `order`, and the damping that let it be factored."""
+def _inverse_factor(hessian: Tensor, dead: Tensor, percent: float) -> tuple[Tensor, float]:
+    """Upper Cholesky factor of (H + damping)^-1, and the damping that let it be factored."""
     damped = hessian.to(torch.float32, copy=True)
     damped.diagonal()[dead] = 1
-    if order is not None:
-        damped = damped[order][:, order]
     mean = float(damped.diagonal().mean())
     added = 0.0
     while True:

@@ -5,152 +5,94 @@ disk before the samples run through it, so an interrupted job that goes on compu
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from workers.checkpoint.layouts.layout import Layout, split_name
 from workers.compress.activations import Activations
+from workers.compress.calibrated_table import LayerMethod, calibrated_method
+from workers.compress.fold_search import FoldFinder
+from workers.compress.layer_inputs import LayerInputs
+from workers.compress.method import Rounded
+from workers.compress.one_layer import LayerCompression
 from workers.compress.plan import CompressionPlan
 from workers.compress.staged_layers import StagedLayers
 from workers.compress.walk import LayerWalk
 from workers.device import memory_used_bytes
 from workers.protocol.messages import JobProgress
-
-
-class Observer(Protocol):
-    """What a method remembers of one linear's inputs."""
-
-    def add(self, inputs: Tensor) -> None:
-        """inputs: (tokens, in_features), fp32, of one sample."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompressedWeight:
-    """The tensors that stand for a weight, by the last part of their names, and the error of its outputs."""
-
-    tensors: dict[str, Tensor]
-    error_before: float
-    error_after: float
-
-
-class CalibratedMethod(Protocol):
-    """Chooses a weight's numbers by what its inputs look like. The same inputs give the same numbers.
-
-    is_sequential: linears that run later in a layer see what the compressed earlier ones make.
-    """
-
-    is_sequential: bool
-
-    def observer(self, module: str, in_features: int) -> Observer:
-        """A new, empty memory for the inputs of the linears that read what `module` reads."""
-        ...
-
-    def compress(self, module: str, weight: Tensor, observed: Observer) -> CompressedWeight:
-        """weight: (N, K), fp32."""
-        ...
-
-    def restore(self, module: str, tensors: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
-        """The weight that the stored tensors stand for, (N, K), fp32."""
-        ...
+from workers.protocol.recipes import Recipe
 
 
 @dataclass(slots=True, kw_only=True)
 class LayerJob:
-    """One walk over all layers. `poll` raises to cancel; it is called between modules and between samples."""
+    """One walk over all layers. main: the recipe of what no override matches. quantization_config: as the variant's
+    config.json will say. `poll` raises to cancel; it is called between modules and between samples.
+    """
 
     walk: LayerWalk
     plan: CompressionPlan
-    method: CalibratedMethod
+    main: Recipe
+    layout: Layout
+    quantization_config: dict[str, Any]
     staged: StagedLayers
     activations: Activations
     report: Callable[[JobProgress], None]
     poll: Callable[[], None]
     started_at_s: float = field(default_factory=time.monotonic)
+    _methods: dict[Recipe, LayerMethod | None] = field(default_factory=dict)
+    _finder: FoldFinder = field(default_factory=FoldFinder)
     _num_resumed: int = 0
 
     def run(self) -> None:
         """Compress every layer that is not finished yet. Raises WorkerError, OSError, or what `poll` raises."""
+        self._methods = {
+            recipe: calibrated_method(recipe, self.layout.scale_dtype)
+            for recipe in {self.main, *self.plan.recipes.values()}
+        }
         self._num_resumed = self.staged.num_finished
         num_layers = len(self.walk.layers)
         for index in range(num_layers):
-            targets = self._targets(index)
             if index >= self.staged.num_finished:
-                with self.walk.layer(index) as layer:
-                    tensors, note = self._compress(index, layer, targets)
-                self.staged.save(tensors, note)
+                self._compress(index)
             if index + 1 < num_layers:
-                self._advance(index, targets)
+                self._advance(index)
 
-    def _compress(
-        self, index: int, layer: nn.Module, targets: dict[str, nn.Linear]
-    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All new tensors of a layer by their final names, and each module's errors."""
-        tensors: dict[str, Tensor] = {}
-        errors: dict[str, list[float]] = {}
-        groups = self._groups(index, targets)
-        stages = [[group] for group in groups] if self.method.is_sequential else [groups]
-        for stage in stages:
-            for group, observed in zip(stage, self._observe(index, stage, targets), strict=True):
-                for module in group:
-                    start_s = time.monotonic()
-                    linear = targets[module]
-                    made = self.method.compress(module, linear.weight, observed)
-                    shape = (linear.out_features, linear.in_features)
-                    linear.weight.copy_(self.method.restore(module, made.tensors, shape))
-                    stored = self._stored(module)
-                    tensors |= {f"{stored}.{last}": values.cpu() for last, values in made.tensors.items()}
-                    errors[module] = [made.error_before, made.error_after]
-                    self._tell(index, module, made, time.monotonic() - start_s)
-        return tensors, {"errors": errors}
+    def _compress(self, index: int) -> None:
+        """Make one layer and keep it."""
+        inputs = LayerInputs(walk=self.walk, index=index, samples=self.activations, poll=self.poll)
+        with self.walk.layer(index):
+            result = LayerCompression(
+                inputs=inputs,
+                linears=self._targets(index),
+                plan=self.plan,
+                main=self.main,
+                layout=self.layout,
+                methods=self._methods,
+                finder=self._finder,
+                tell=lambda module, rounded, seconds: self._tell(index, module, rounded, seconds),
+            ).run()
+        self.staged.save(result.tensors, result.note())
 
-    def _groups(self, index: int, targets: dict[str, nn.Linear]) -> list[list[str]]:
-        """Linears that receive the same input object, in the order of their first calls. One that is never called by
-        the first sample sees no data at all and comes last, alone.
-        """
-        calls: dict[int, list[str]] = {}
-        alive: list[Tensor] = []
-        seen: set[str] = set()
-
-        def note(module: str, inputs: Tensor) -> None:
-            if module not in seen:
-                seen.add(module)
-                # Held until the end: a freed tensor's id may be given to another one.
-                alive.append(inputs)
-                calls.setdefault(id(inputs), []).append(module)
-
-        with _watching(targets, note):
-            self.walk.run(index, self.activations.get(0).to(self.walk.device))
-        return [*calls.values(), *([module] for module in targets if module not in seen)]
-
-    def _observe(self, index: int, groups: list[list[str]], targets: dict[str, nn.Linear]) -> list[Observer]:
-        """Run all samples through the layer as it is now; one memory per group."""
-        observers = {group[0]: self.method.observer(group[0], targets[group[0]].in_features) for group in groups}
-
-        def note(module: str, inputs: Tensor) -> None:
-            observers[module].add(inputs.reshape(-1, inputs.shape[-1]))
-
-        with _watching({module: targets[module] for module in observers}, note):
-            for sample in self.activations:
-                self.poll()
-                self.walk.run(index, sample.to(self.walk.device))
-        return list(observers.values())
-
-    def _advance(self, index: int, targets: dict[str, nn.Linear]) -> None:
+    def _advance(self, index: int) -> None:
         """Replace every sample's hidden states by what the finished layer makes of them."""
-        tensors = self.staged.tensors(index)
-        # Norms and biases that the method has changed; the compressed weights are restored below.
-        changed = {name: held for name, held in tensors.items() if name not in self.plan.targets}
+        compressed: dict[str, dict[str, Tensor]] = {}
+        changed: dict[str, Tensor] = {}
+        linears = {self.plan.stored_name(module): linear for module, linear in self._targets(index).items()}
+        for name, tensor in self.staged.tensors(index).items():
+            module, rest = split_name(name)
+            if module in linears and rest != "bias":
+                compressed.setdefault(module, {})[rest] = tensor
+            else:
+                changed[name] = tensor
         with self.walk.layer(index, changed), torch.inference_mode():
-            for module, linear in targets.items():
-                prefix = self._stored(module) + "."
-                own = {name.removeprefix(prefix): held for name, held in tensors.items() if name.startswith(prefix)}
+            for stored, linear in linears.items():
                 shape = (linear.out_features, linear.in_features)
-                linear.weight.copy_(self.method.restore(module, own, shape))
+                codes = self.layout.decode(stored, compressed[stored], self.quantization_config, *shape)
+                linear.weight.copy_(codes.dequantize())
             for number in range(len(self.activations)):
                 self.poll()
                 sample = self.activations.get(number).to(self.walk.device)
@@ -167,10 +109,7 @@ class LayerJob:
                 found[module] = linear
         return found
 
-    def _stored(self, module: str) -> str:
-        return next(name for name, target in self.plan.targets.items() if target == module).removesuffix(".weight")
-
-    def _tell(self, index: int, module: str, made: CompressedWeight, seconds: float) -> None:
+    def _tell(self, index: int, module: str, rounded: Rounded, seconds: float) -> None:
         num_layers = len(self.walk.layers)
         num_done = index - self._num_resumed
         elapsed_s = time.monotonic() - self.started_at_s
@@ -180,27 +119,12 @@ class LayerJob:
                 done=index,
                 total=num_layers,
                 unit=module,
-                error=made.error_after,
-                error_before=made.error_before,
-                error_after=made.error_after,
+                error=rounded.error_after,
+                error_before=rounded.error_before,
+                error_after=rounded.error_after,
                 seconds=seconds,
                 eta_s=elapsed_s / num_done * (num_layers - index) if num_done else None,
                 rss_bytes=memory_used_bytes(torch.device("cpu")),
             )
         )
         self.poll()
-
-
-@contextmanager
-def _watching(linears: dict[str, nn.Linear], note: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call note(module name, input) whenever one of the linears runs."""
-
-    def hook_of(module: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, args: note(module, args[0])
-
-    handles = [linear.register_forward_pre_hook(hook_of(module)) for module, linear in linears.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -1,61 +1,142 @@
-"""What a compression method is, and the table of all. A new method is one module and one line here."""
+"""What a compression method is, and the tables of all. A new method is one module and one line here.
+
+Methods choose codes. How codes lie in files is the layout's business (workers/checkpoint/layouts), how they are
+multiplied that of workers/formats.
+"""
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from workers.compress.layerwise import CalibratedMethod
-from workers.compress.rtn import RoundToNearest
-from workers.formats.linear import Format
-from workers.formats.table import FORMATS
-from workers.protocol.errors import WorkerError, WorkerErrorCode
+from workers.compress import codebook, fp8, llm_int8, rtn
+from workers.formats.codes import Codes
+from workers.formats.scheme import Scheme
 from workers.protocol.recipe_names import method_of
-from workers.protocol.recipes import Recipe
+from workers.protocol.recipes import (
+    AwqRecipe,
+    Fp4Recipe,
+    Fp8Recipe,
+    GptqRecipe,
+    LlmInt8Recipe,
+    Nf4Recipe,
+    Recipe,
+    RtnRecipe,
+)
 
 
-class Method(Protocol):
-    """Chooses the stored numbers of one linear's weight. The same weight always gives the same numbers."""
+class Observer(Protocol):
+    """What a method remembers of the inputs of the linears that read one tensor."""
 
-    @property
-    def format(self) -> str:
-        """Name of the format it writes, a key of FORMATS."""
+    num_tokens: int
+
+    def add(self, inputs: Tensor) -> None:
+        """inputs: (tokens, in_features), fp32, of one sample."""
         ...
 
-    def compress(self, weight: Tensor) -> dict[str, Tensor]:
-        """weight: (out_features, in_features). Returns the format's tensors by the last part of their names."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounded:
+    """The codes of one weight. Errors are relative, of the layer's outputs on the calibration data: with plain rounding
+    and with the method's codes.
+    """
+
+    codes: Codes
+    error_before: float
+    error_after: float
+
+
+class CalibratedMethod(Protocol):
+    """Chooses a weight's codes by what its inputs look like. The same inputs give the same codes.
+
+    is_sequential: linears that run later in a layer see what the compressed earlier ones make. folds_into: what may
+    take the inverse of `scales`: "norms", "any" for norms and linears before, "" if the method has no scales.
+    """
+
+    is_sequential: bool
+    folds_into: str
+
+    def observer(self, in_features: int) -> Observer:
+        """A new, empty memory."""
         ...
 
-    def restore(self, tensors: dict[str, Tensor]) -> Tensor:
-        """The weight that `compress`'s tensors stand for, fp32."""
+    def scales(self, weights: list[Tensor], observed: Observer) -> Tensor | None:
+        """(K,), fp32: factors for the input columns of all linears that read one tensor; None leaves them alone.
+
+        weights: (N, K) each, fp32. The layer before is divided by the factors, so the exact function does not change.
+        """
+        ...
+
+    def round(self, weight: Tensor, observed: Observer, scales: Tensor | None) -> Rounded:
+        """weight: (N, K), fp32, with its columns scaled already. scales: what was folded; inputs were seen without."""
         ...
 
 
-METHODS: dict[str, Method] = {"int8": RoundToNearest(format="int8", num_bits=8)}
+def scheme_of(recipe: Recipe) -> Scheme:
+    """What a recipe's codes look like. Not for casts, which have no codes."""
+    if isinstance(recipe, RtnRecipe | GptqRecipe | AwqRecipe):
+        # One scale for a tensor is stored as the same scale in every row.
+        group_size = recipe.group_size or -1
+        # GPTQ's act_order fixes the groups beforehand: what is stored is in the columns' own order.
+        return Scheme(kind="grid", num_bits=recipe.num_bits, group_size=group_size, symmetric=recipe.symmetric)
+    if isinstance(recipe, Nf4Recipe | Fp4Recipe):
+        return Scheme(
+            kind="nf4" if isinstance(recipe, Nf4Recipe) else "fp4",
+            num_bits=4,
+            group_size=recipe.block_size,
+            double_quant=recipe.double_quant,
+        )
+    if isinstance(recipe, Fp8Recipe):
+        activation_bits = 8 if recipe.dynamic_activations else None
+        return Scheme(kind="float8", num_bits=8, group_size=recipe.block_size, activation_bits=activation_bits)
+    if isinstance(recipe, LlmInt8Recipe):
+        return Scheme(kind="outlier", num_bits=8, activation_bits=8, threshold=recipe.threshold)
+    return Scheme(kind="grid", num_bits=8, activation_bits=8 if method_of(recipe) == "smoothquant" else None)
 
 
-# Methods that look at activations, by their name on the wire: what makes one for a recipe, and the format it writes.
-CALIBRATED: dict[str, tuple[Callable[[Recipe], CalibratedMethod], str]] = {}
+def without_data(recipe: Recipe) -> Recipe:
+    """The same codes, rounded to nearest: for weights whose inputs are not observed."""
+    if isinstance(recipe, GptqRecipe | AwqRecipe):
+        return RtnRecipe(num_bits=recipe.num_bits, group_size=recipe.group_size, symmetric=recipe.symmetric)
+    return recipe
 
 
-def find_method(recipe: Recipe) -> tuple[Method, Format]:
-    """The method and its format. Raises WorkerError (invalid_request) with the names that exist."""
-    name = method_of(recipe)
-    if name not in METHODS:
-        raise _unknown(name)
-    method = METHODS[name]
-    return method, FORMATS[method.format]
+def _round_to_grid(recipe: Any, weight: Tensor, scale_dtype: torch.dtype) -> Codes:
+    return rtn.quantize(
+        weight,
+        num_bits=recipe.num_bits,
+        group_size=recipe.group_size,
+        is_symmetric=recipe.symmetric,
+        scale_dtype=scale_dtype,
+    )
 
 
-def find_calibrated(recipe: Recipe) -> tuple[CalibratedMethod, Format]:
-    """As `find_method`, for recipes that need calibration."""
-    name = method_of(recipe)
-    if name not in CALIBRATED:
-        raise _unknown(name)
-    make, format = CALIBRATED[name]
-    return make(recipe), FORMATS[format]
+def _round_to_channels(recipe: Any, weight: Tensor, scale_dtype: torch.dtype) -> Codes:
+    codes = rtn.quantize(weight, num_bits=8, group_size=-1, is_symmetric=True, scale_dtype=scale_dtype)
+    return replace(codes, activation_bits=scheme_of(recipe).activation_bits)
 
 
-def _unknown(name: str) -> WorkerError:
-    known = ", ".join(sorted([*METHODS, *CALIBRATED]))
-    return WorkerError(WorkerErrorCode.INVALID_REQUEST, f"method {name!r} is unknown; methods are {known}")
+def _round_to_float8(recipe: Any, weight: Tensor, _: torch.dtype) -> Codes:
+    return fp8.quantize(weight, recipe.dynamic_activations, None if recipe.block_size == -1 else recipe.block_size)
+
+
+# Codes from a weight alone: (recipe, weight, dtype of scales) -> codes.
+ROUNDING: dict[str, Callable[[Any, Tensor, torch.dtype], Codes]] = {
+    "rtn": _round_to_grid,
+    "int8": _round_to_channels,
+    "smoothquant": _round_to_channels,
+    "llm_int8": lambda recipe, weight, _: llm_int8.quantize(weight, recipe.threshold),
+    "nf4": lambda recipe, weight, _: codebook.quantize(weight, "nf4", recipe.block_size, recipe.double_quant),
+    "fp4": lambda recipe, weight, _: codebook.quantize(weight, "fp4", recipe.block_size, recipe.double_quant),
+    "fp8": _round_to_float8,
+}
+
+
+def round_weight(recipe: Recipe, weight: Tensor, scale_dtype: torch.dtype) -> Codes:
+    """The codes of a recipe that looks at no data. weight: (N, K), floating point.
+
+    Raises WorkerError (variant_corrupt) for a weight with NaN or infinity.
+    """
+    return ROUNDING[method_of(recipe)](recipe, weight, scale_dtype)

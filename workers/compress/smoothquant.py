@@ -14,3 +14,11 @@ def smoothing_scales(activation_absmax: Tensor, weight_absmax: Tensor, alpha: fl
     smallest = torch.finfo(torch.float16).tiny
     scales = activations.clamp(min=smallest) ** alpha / weights.clamp(min=smallest) ** (1 - alpha)
     return torch.where((activations == 0) | (weights == 0), torch.ones_like(scales), scales)
+
+
+def round_tokens(inputs: Tensor) -> Tensor:
+    """Each token at the nearest points of symmetric int8 by its own absmax. inputs: (tokens, K). Returns fp32."""
+    values = inputs.to(torch.float32)
+    step = values.abs().amax(dim=1, keepdim=True) / 127
+    # A token of zeros: 0 / 0 would be NaN.
+    return torch.round(values / torch.where(step == 0, torch.ones_like(step), step)) * step

@@ -1,11 +1,11 @@
 """A model run layer by layer from its files: its skeleton is on the meta device, one layer at a time has memory.
 
 The real modelling code decides what each layer is called with (masks, position embeddings, layer types): one forward
-pass through the skeleton, in which every layer only notes its arguments, tells.
+pass through the skeleton, in which every layer only notes its arguments, tells. Experts that are stored one by one are
+linears of their own here (formats/experts.py).
 """
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
+from transformers.utils import logging as transformers_logging
 
 from workers.checkpoint.headers import CheckpointHeaders
 from workers.checkpoint.load import build_skeleton
-from workers.checkpoint.tensors import read_tensor
+from workers.checkpoint.stored_names import LoadRules, split_stored_experts
+from workers.checkpoint.tensors import TORCH_DTYPES, read_tensor
 from workers.compress.plan import decoder_layers
+from workers.formats.experts import fill_experts
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 
 
@@ -35,24 +38,38 @@ class LayerWalk:
         skeleton: Any = nn.Module.eval(build_skeleton(base))
         self.model: Any = skeleton.float()
         self.model.requires_grad_(False)
-        self.path, self.layers = decoder_layers(self.model)
         self.device = device
         self._headers = headers
         self._mapping: Any = get_model_conversion_mapping(self.model)
+        rules = LoadRules(self.model)
+        destinations = {name: rules.destination(name) for name in headers.tensors}
+        # Experts are given their weights by hand: for transformers the model has none of these any more.
+        experts = split_stored_experts(self.model, headers.tensors).experts
+        self._experts = {stored: module for own in experts.values() for stored, module in own.items()}
+        self._parameters = {name: parameter for name, (parameter, _) in destinations.items()}
+        self._parameters |= {stored: f"{module}.weight" for stored, module in self._experts.items()}
+        renamed = [name for name, (_, pattern) in destinations.items() if pattern is None or name in self._experts]
+        self._stored = {self._parameters[name]: name for name in renamed}
+        self.path, self.layers = decoder_layers(self.model)
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def stored_names(self, index: int) -> list[str]:
         """Names of the tensors that the files hold for one layer, in the files' order."""
-        short = re.escape(self.path.removeprefix(self.model.base_model_prefix + "."))
-        pattern = re.compile(rf"(.+\.)?{short}\.{index}\.")
-        return [name for name in self._headers.tensors if pattern.match(name)]
+        prefix = f"{self.path}.{index}."
+        return [name for name, parameter in self._parameters.items() if parameter.startswith(prefix)]
+
+    def stored_as(self, parameter: str) -> tuple[str, torch.dtype] | None:
+        """Name and dtype of a parameter in the files; None if it is computed, or fused from several tensors."""
+        name = self._stored.get(parameter)
+        dtype = TORCH_DTYPES.get(self._headers.tensors[name].dtype) if name is not None else None
+        return None if name is None or dtype is None else (name, dtype)
 
     @torch.inference_mode()
     def embed(self, token_ids: Tensor) -> Iterator[Tensor]:
         """Each sample's input of the first layer, (1, tokens, hidden). token_ids: (samples, tokens).
 
         Also learns how each layer is called; so it comes before `run`. Raises WorkerError (unsupported_model) for a
-        model whose layers see more of the tokens than their hidden states.
+        model whose layers cannot be run one by one on hidden states.
         """
         layered = {name for index in range(len(self.layers)) for name in self.stored_names(index)}
         # The head is no part of any hidden state, and the largest tensor of small models.
@@ -68,11 +85,15 @@ class LayerWalk:
     def layer(self, index: int, tensors: dict[str, Tensor] | None = None) -> Iterator[nn.Module]:
         """One layer with memory. tensors: take these, by stored name, in place of the base's own."""
         layer = self.layers[index]
-        self._materialize(layer, self.stored_names(index), tensors or {})
+        self.refill(index, tensors)
         try:
             yield layer
         finally:
             layer.to("meta")
+
+    def refill(self, index: int, tensors: dict[str, Tensor] | None = None) -> None:
+        """Give a layer the numbers of its files once more."""
+        self._materialize(self.layers[index], self.stored_names(index), tensors or {})
 
     @torch.inference_mode()
     def run(self, index: int, hidden: Tensor) -> Tensor:
@@ -81,6 +102,23 @@ class LayerWalk:
         output = self.layers[index](hidden, *args, **kwargs)
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
+
+    @torch.inference_mode()
+    def logits(self, samples: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+        """What norm and head make of the last layer's output: (tokens, vocabulary) for each sample.
+
+        samples: token ids (tokens,) and hidden states (1, tokens, hidden).
+        """
+        layered = {name for index in range(len(self.layers)) for name in self.stored_names(index)}
+        self._materialize(self.model, [name for name in self._headers.tensors if name not in layered])
+        self.model.tie_weights()
+        try:
+            for ids, hidden in samples:
+                with _in_place_of_forward(self.layers, _constant(hidden)):
+                    output = self.model(input_ids=ids[None].to(self.device), use_cache=False)
+                yield output.logits[0]
+        finally:
+            self.model.to("meta")
 
     def _note_calls(self, ids: Tensor, *, is_first: bool) -> Tensor:
         """The first layer's input for one sample; from the first sample also every layer's other arguments."""
@@ -95,25 +133,34 @@ class LayerWalk:
                 raise _EnoughError
             return hidden
 
-        with _in_place_of_forward(self.layers, noting), suppress(_EnoughError):
-            self.model.get_decoder()(input_ids=ids, use_cache=False)
+        try:
+            with _in_place_of_forward(self.layers, noting), suppress(_EnoughError):
+                self.model.get_decoder()(input_ids=ids, use_cache=False)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise _cannot_walk(f"its decoder does not call its layers with hidden states alone ({error})") from error
+        if len(calls) < wanted:
+            raise _cannot_walk(f"its decoder calls {len(calls)} of its {wanted} layers")
         if is_first:
             self._calls = calls
         elif not _are_equal(calls[0], self._calls[0]):
-            raise WorkerError(
-                WorkerErrorCode.UNSUPPORTED_MODEL,
-                "this model's layers see its tokens directly; calibrated methods cannot walk it: use rtn, nf4 or int8",
-            )
+            raise _cannot_walk("its layers see the tokens directly")
         return inputs[0]
 
     def _materialize(self, module: nn.Module, names: list[str], tensors: dict[str, Tensor] | None = None) -> None:
         """Load the stored tensors, renamed and fused as the architecture wants, then compute the buffers."""
         given = tensors or {}
-        stored = {name: given[name] if name in given else read_tensor(self._headers.tensors[name]) for name in names}
+
+        def read(name: str) -> Tensor:
+            return given[name] if name in given else read_tensor(self._headers.tensors[name])
+
         config = LoadStateDictConfig(
             weight_mapping=self._mapping, dtype=torch.float32, device_map={"": str(self.device)}
         )
-        convert_and_load_state_dict_in_model(self.model, stored, config)
+        plain = {name: read(name) for name in names if name not in self._experts}
+        with _no_progress_bar():
+            convert_and_load_state_dict_in_model(self.model, plain, config)
+        experts = {name: self._experts[name] for name in names if name in self._experts}
+        fill_experts(self.model, experts, read, device=self.device, dtype=torch.float32)
         for part in module.modules():
             for parameter in part.parameters(recurse=False):
                 parameter.requires_grad_(False)
@@ -122,13 +169,38 @@ class LayerWalk:
             self._compute_buffers(part)
 
     def _compute_buffers(self, module: nn.Module) -> None:
-        """Fill buffers that no file holds: inverse frequencies and the like."""
+        """Fill buffers that no file holds: inverse frequencies and the like.
+
+        Raises WorkerError (unsupported_model) for a buffer that the architecture's initializer does not fill: its
+        number would be whatever the memory held before.
+        """
         empty = {name for name, buffer in module.named_buffers(recurse=False) if buffer.device.type == "meta"}
-        if not empty:
-            return
+        found: list[dict[str, Tensor]] = []
+        for filling in (0, 1) if empty else ():
+            for name in empty:
+                module._buffers[name] = torch.full_like(module.get_buffer(name), filling, device=self.device)
+            self.model._init_weights(module)
+            found.append({name: module.get_buffer(name) for name in empty})
         for name in empty:
-            module._buffers[name] = torch.empty_like(module.get_buffer(name), device=self.device)
-        self.model._init_weights(module)
+            if not torch.equal(found[0][name], found[1][name]):
+                raise _cannot_walk(f"no file holds its buffer {name!r} of {type(module).__name__}")
+
+
+def _cannot_walk(reason: str) -> WorkerError:
+    return WorkerError(
+        WorkerErrorCode.UNSUPPORTED_MODEL,
+        f"gptq, awq and smoothquant cannot run this model layer by layer: {reason}; use rtn, nf4, fp8 or int8",
+    )
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Loading one layer is no news to who watches standard error."""
+    previous = transformers_logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(previous)
 
 
 @contextmanager
@@ -140,6 +212,11 @@ def _in_place_of_forward(layers: nn.ModuleList, forward: Callable[..., Tensor]) 
     finally:
         for layer in layers:
             del layer.forward
+
+
+def _constant(hidden: Tensor) -> Callable[..., Tensor]:
+    """A layer's forward that takes anything and returns `hidden`."""
+    return lambda *args, **kwargs: hidden
 
 
 def _are_equal(left: Any, right: Any) -> bool:

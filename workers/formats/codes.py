@@ -30,6 +30,11 @@ class GridCodes:
     activation_bits: int | None = None
 
     @property
+    def format(self) -> str:
+        """int4, for instance, or w8a8."""
+        return f"w{self.num_bits}a{self.activation_bits}" if self.activation_bits else f"int{self.num_bits}"
+
+    @property
     def group_size(self) -> int:
         """Input columns per group; in_features where a row is one group."""
         return int(self.codes.shape[1] // self.scale.shape[1])
@@ -91,6 +96,11 @@ class CodebookCodes:
     absmax: Tensor | NestedAbsmax
     block_size: int
 
+    @property
+    def format(self) -> str:
+        """nf4 or fp4."""
+        return self.kind
+
     def block_absmax(self) -> Tensor:
         """(blocks,), fp32, nested values expanded."""
         return self.absmax.dequantize() if isinstance(self.absmax, NestedAbsmax) else self.absmax
@@ -113,6 +123,11 @@ class Float8Codes:
     tile: int | None = None
     has_dynamic_activations: bool = True
 
+    @property
+    def format(self) -> str:
+        """fp8."""
+        return "fp8"
+
     def dequantize(self) -> Tensor:
         """(N, K), fp32."""
         scale = self.scale
@@ -133,6 +148,11 @@ class OutlierCodes:
     codes: Tensor
     absmax: Tensor
     threshold: float
+
+    @property
+    def format(self) -> str:
+        """llm_int8."""
+        return "llm_int8"
 
     def dequantize(self) -> Tensor:
         """(N, K), fp32."""

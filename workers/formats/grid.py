@@ -9,31 +9,13 @@ from torch import Tensor
 
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 
+# Between these fp16, with its denormal numbers, holds every number of eight binary digits.
+_FP16_RANGE = (2**-17, 2**15)
+
 
 def largest_code(num_bits: int) -> int:
     """127 for 8 bits. -128 stays unused, so that -w has the negated code of w."""
     return int(2 ** (num_bits - 1) - 1)
-
-
-def channel_scales(weight: Tensor, num_bits: int, dtype: torch.dtype) -> Tensor:
-    """One absmax scale per output channel: s = max|w| / (2**(b-1) - 1), as in LLM.int8() (arXiv:2208.07339).
-
-    weight: (N, K), floating point, finite. Returns (N, 1) in `dtype`. An all-zero channel gets scale 1: 0 / 0 would be
-    NaN. A channel too small for `dtype` gets its smallest normal number.
-    """
-    absmax = weight.to(torch.float32).abs().amax(dim=1, keepdim=True)
-    scale = (absmax / largest_code(num_bits)).clamp(min=torch.finfo(dtype).tiny).to(dtype)
-    return torch.where(absmax == 0, torch.ones_like(scale), scale)
-
-
-def quantize(weight: Tensor, scale: Tensor, num_bits: int) -> Tensor:
-    """q = clip(round(w / s)), ties to even. weight: (N, K); scale: (N, 1). Returns (N, K), int8.
-
-    The scale is used as stored, after its rounding to a short dtype, so that rounding it costs no accuracy.
-    """
-    limit = largest_code(num_bits)
-    codes = torch.round(weight.to(torch.float32) / scale.to(torch.float32))
-    return codes.clamp_(-limit, limit).to(torch.int8)
 
 
 def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
@@ -67,9 +49,9 @@ def affine_grid(groups: Tensor, num_bits: int, is_symmetric: bool, dtype: torch.
 
     Symmetric: max|w| / (2**(b-1) - 1) around 2**(b-1). Asymmetric: (max - min) / (2**b - 1), zero = round(-min / s),
     over a range that is stretched to hold 0, so that the zero point is a code itself. Returns (...) `dtype` and
-    (...) uint8.
+    (...) uint8. Scales in fp16 have no more digits than bf16 has: the CPU's int4 op wants bf16 and loses nothing then.
     """
-    limits, middle = torch.finfo(dtype), 2 ** (num_bits - 1)
+    middle = 2 ** (num_bits - 1)
     if is_symmetric:
         reach = groups.abs().amax(dim=-1)
         steps = largest_code(num_bits)
@@ -77,7 +59,10 @@ def affine_grid(groups: Tensor, num_bits: int, is_symmetric: bool, dtype: torch.
         low = groups.amin(dim=-1).clamp(max=0)
         reach = groups.amax(dim=-1).clamp(min=0) - low
         steps = 2**num_bits - 1
-    scale = (reach / steps).clamp(limits.tiny, limits.max).to(dtype)
+    if dtype is torch.float16:
+        scale = (reach / steps).clamp(*_FP16_RANGE).to(torch.bfloat16).to(dtype)
+    else:
+        scale = (reach / steps).clamp(torch.finfo(dtype).tiny, torch.finfo(dtype).max).to(dtype)
     scale = torch.where(reach == 0, torch.ones_like(scale), scale)
     if is_symmetric:
         return scale, torch.full_like(scale, middle, dtype=torch.uint8)

@@ -1,8 +1,6 @@
-"""The contract of a compressed linear layer and of the format that stores it."""
+"""The contract of a compressed linear layer."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -70,30 +68,3 @@ class TensorLayout:
 
     dtype: torch.dtype
     shape: tuple[int, ...]
-
-
-class Format(Protocol):
-    """One way to store a linear layer's weight on disk and in memory."""
-
-    name: str
-    num_bits: int
-
-    def matches(self, quantization_config: Mapping[str, Any]) -> bool:
-        """True if a checkpoint with this `quantization_config` is stored in this format."""
-        ...
-
-    def quantization_config(self, ignore: list[str]) -> dict[str, Any]:
-        """What config.json says about a checkpoint in this format; `ignore` names the modules that are not."""
-        ...
-
-    def layout(self, out_features: int, in_features: int) -> dict[str, TensorLayout]:
-        """The tensors that replace `weight`, by the last part of their names."""
-        ...
-
-    def holds_linear(self, stored: Mapping[str, TensorLayout]) -> bool:
-        """True if these tensors of one module (last part of the name -> layout) are a linear in this format."""
-        ...
-
-    def empty_linear(self, linear: nn.Linear, stored: Mapping[str, TensorLayout]) -> QuantizedLinear:
-        """The layer that takes the place of `linear`, with its tensors on the device of `linear`, not yet filled."""
-        ...

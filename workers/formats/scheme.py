@@ -8,7 +8,8 @@ Kind = Literal["grid", "nf4", "fp4", "float8", "outlier"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """group_size: input columns per scale (weights per absmax for nf4 and fp4); -1 is one group per row.
+    """group_size: input columns per scale (weights per absmax for nf4 and fp4, rows and columns of a square tile for
+    float8); -1 is one group per row.
 
     activation_bits: None keeps activations as they are. threshold: of LLM.int8(), absolute activation value.
     """
@@ -21,6 +22,13 @@ class Scheme:
     activation_bits: int | None = None
     double_quant: bool = False
     threshold: float = 0.0
+
+    @property
+    def format(self) -> str:
+        """The short name of codes like these: int4, w8a8, nf4, fp8, llm_int8."""
+        if self.kind == "grid":
+            return "w8a8" if self.activation_bits else f"int{self.num_bits}"
+        return {"float8": "fp8", "outlier": "llm_int8"}.get(self.kind, self.kind)
 
     def num_groups(self, in_features: int) -> int:
         """Groups of one row."""

@@ -1,35 +1,9 @@
-"""Putting compressed layers in the place of a model's linears, by name."""
-
-from collections.abc import Mapping
+"""What a model with compressed layers in it is like."""
 
 import torch
 from torch import nn
 
-from workers.formats.linear import Format, QuantizedLinear, TensorLayout
-from workers.protocol.errors import WorkerError, WorkerErrorCode
-
-
-def swap_linears(model: nn.Module, format: Format, stored: Mapping[str, Mapping[str, TensorLayout]]) -> None:
-    """Replace each linear named in `stored` (module name -> its stored tensors) by an empty layer of `format`.
-
-    Raises WorkerError (variant_corrupt) if a name is no linear of the model or its stored weight has another shape.
-    """
-    modules = dict(model.named_modules())
-    for name, tensors in stored.items():
-        linear = modules.get(name)
-        if not isinstance(linear, nn.Linear):
-            raise WorkerError(
-                WorkerErrorCode.VARIANT_CORRUPT, f"{name} is compressed in the checkpoint and no linear of the model"
-            )
-        layer = format.empty_linear(linear, tensors)
-        if (layer.out_features, layer.in_features) != (linear.out_features, linear.in_features):
-            raise WorkerError(
-                WorkerErrorCode.VARIANT_CORRUPT,
-                f"{name} is stored as {layer.out_features} x {layer.in_features}, the model has "
-                f"{linear.out_features} x {linear.in_features}",
-            )
-        layer.eval()
-        model.set_submodule(name, layer)
+from workers.formats.linear import QuantizedLinear
 
 
 def product_dtype(model: nn.Module, dtype: torch.dtype) -> torch.dtype:
@@ -39,6 +13,11 @@ def product_dtype(model: nn.Module, dtype: torch.dtype) -> torch.dtype:
     """
     dtypes = {dtype, *(layer.product_dtype for layer in quantized_linears(model).values())}
     return max(dtypes, key=lambda candidate: torch.finfo(candidate).eps)
+
+
+def kernels(model: nn.Module) -> str:
+    """The products that a model's compressed layers make on their device, `int4pack` or `emulated`; "" without any."""
+    return ", ".join(sorted({layer.kernel for layer in quantized_linears(model).values()}))
 
 
 def quantized_linears(model: nn.Module) -> dict[str, QuantizedLinear]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from workers.device import cpu_has_fast_bf16
-from workers.kernels.timing import fastest_s
+from workers.kernels.timing import is_worth_it
 
 MAX_PACKED_ROWS = 8
 # The op reads 32 columns at a time and does not look where a row ends: with other widths it read past the end of the
@@ -63,8 +63,9 @@ def dequantized_product(rows: Tensor, weight: Tensor, scale: Tensor, *, round_to
 def packed_op_wins() -> bool:
     """Whether torch's int8 op is worth using on this machine, tried once, on first use (about 20 ms).
 
-    It must agree with expanding the weight, and be faster for one row. Expanding is never more than a few times slower
-    than a plain product, so an op with only a scalar path here loses; where it has a fast path it wins by 2 to 3 times.
+    It must agree with expanding the weight, and not be slower for one row. Expanding is never more than a few times
+    slower than a plain product, so an op with only a scalar path here loses; where it has a fast path it wins by 2 to 3
+    times.
     One fixed shape and not the model's own: on a shape of a few microseconds noise would decide, and a restart could
     change the last digits of every answer.
     """
@@ -82,4 +83,4 @@ def packed_op_wins() -> bool:
     # Outputs are sums of 1,024 terms near 0.6, so about 18 in size and 80 at most: one bf16 step is 0.5 there.
     if not torch.allclose(packed(), dequantized(), rtol=2**-6, atol=0.5):
         return False
-    return fastest_s(packed) < fastest_s(dequantized)
+    return is_worth_it(packed, dequantized)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from workers.kernels import int4_layout
 from workers.kernels.tiles import finish, rows_per_tile, tiled_product
-from workers.kernels.timing import fastest_s
+from workers.kernels.timing import is_worth_it
 
 # Crossover measured at 4096 x 4096 and 4864 x 896, AVX-512 with AMX: at 32 rows both take 13 ms and 3.3 ms.
 MAX_PACKED_ROWS = 32
@@ -86,7 +86,7 @@ def block_rows() -> int:
 def packed_op_wins() -> bool:
     """Whether torch's int4 op is worth using on this machine, tried once, on first use (about 50 ms).
 
-    It must read our layout, agree with expanding the weight, and be faster for one row; see `cpu.packed_op_wins`.
+    It must read our layout, agree with expanding the weight, and not be slower for one row; see `cpu.packed_op_wins`.
     """
     if not block_rows():
         return False
@@ -107,4 +107,4 @@ def packed_op_wins() -> bool:
     # Sums of 1,024 terms near 2.5: about 80 in size, several hundred at most, where a bf16 step is 2.
     if not torch.allclose(with_op().to(torch.float32), dequantized(), rtol=2**-6, atol=2.0):
         return False
-    return fastest_s(with_op) < fastest_s(dequantized)
+    return is_worth_it(with_op, dequantized)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from workers.kernels import reference, rounding
 from workers.kernels.tiles import finish, rows_per_tile
-from workers.kernels.timing import fastest_s
+from workers.kernels.timing import is_worth_it
 
 # 1,040 products of 127 * 127 stay below 2**24, where fp32 has every integer; rounded down for whole cache lines.
 _EXACT_COLUMNS = 1024
@@ -65,7 +65,7 @@ def chunked_product(codes: Tensor, weight: Tensor) -> Tensor:
 
 @functools.cache
 def integer_op_wins() -> bool:
-    """Whether `_int_mm` is exact on this machine and faster than fp32 for one row; tried once, on first use."""
+    """Whether `_int_mm` is exact on this machine and not slower than fp32 for one row; tried once, on first use."""
     generator = torch.Generator().manual_seed(0)
 
     def operands(num_rows: int, num_outputs: int, num_columns: int) -> tuple[Tensor, Tensor]:
@@ -78,4 +78,4 @@ def integer_op_wins() -> bool:
         if not torch.equal(torch._int_mm(codes, weight.T), chunked_product(codes, weight)):
             return False
     codes, weight = operands(*_TIMED_SHAPE)
-    return fastest_s(lambda: torch._int_mm(codes, weight.T)) < fastest_s(lambda: chunked_product(codes, weight))
+    return is_worth_it(lambda: torch._int_mm(codes, weight.T), lambda: chunked_product(codes, weight))

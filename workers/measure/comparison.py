@@ -3,7 +3,6 @@
 The base is read only if its numbers for this text are not on disk yet, and is gone before the variant is read.
 """
 
-import gc
 import hashlib
 import math
 from collections.abc import Callable, Iterator
@@ -14,10 +13,11 @@ import msgspec
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from workers.checkpoint.load import load_model
 from workers.device import resolve_device
+from workers.formats.swap import kernels
+from workers.measure.base_scores import base_logits
 from workers.measure.intervals import BLOCK_TOKENS, mean_interval
 from workers.measure.reference import (
     Reference,
@@ -31,7 +31,7 @@ from workers.measure.reference import (
 from workers.measure.windows import sliding_windows
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.messages import JobProgress, MeasureResult
-from workers.protocol.specs import DtypeName, MeasureSpec
+from workers.protocol.specs import MeasureSpec
 
 Report = Callable[[JobProgress], None]
 
@@ -55,7 +55,9 @@ class Measurement:
         self._report = report
         self._poll = poll
         self._device = resolve_device(spec.device)
-        self._token_ids = load_file(spec.token_ids_path)["token_ids"][0].to(torch.int64)
+        self._kernel = ""
+        self._token_ids: Tensor = load_file(spec.token_ids_path)["token_ids"][0].to(torch.int64)
+        self._windows = list(sliding_windows(self._token_ids.shape[0], spec.window, spec.stride))
 
     def run(self) -> MeasureResult:
         """Raises WorkerError: invalid_request for a text of one token, nonfinite_logits, or what loading raises."""
@@ -76,20 +78,23 @@ class Measurement:
         found = load_reference(file)
         if found is not None:
             return found, True
-        model = self._load(self._spec.base_path, "auto", "reading base")
-        windows = self._log_probs(model, "scoring base")
-        made = join([summarize(log_probs, targets, self._spec.top_k) for log_probs, targets in windows])
-        del model
-        # Modules point at each other in circles: only a collection frees the base before the variant comes.
-        gc.collect()
+        made = join([summarize(log_probs, targets, self._spec.top_k) for log_probs, targets in self._base_log_probs()])
         save_reference(file, made)
         return made, False
 
     def _score(self, reference: Reference | None) -> _Scores:
-        model = self._load(self._spec.variant_dir, self._spec.dtype, "reading variant")
+        model = load_model(
+            Path(self._spec.variant_dir),
+            dtype=self._spec.dtype,
+            device=self._device,
+            on_progress=self._progress("reading variant"),
+        ).model
+        self._kernel = kernels(model)
         nll, forward, backward, agrees = [], [], [], []
         done = 0
-        for log_probs, targets in self._log_probs(model, "scoring variant"):
+        texts = (self._token_ids[None, window.begin : window.end].to(self._device) for window in self._windows)
+        logits = (model(input_ids=text, use_cache=False).logits[0] for text in texts)
+        for log_probs, targets in self._log_probs(logits, "scoring variant"):
             nll.append(-log_probs.gather(1, targets[:, None])[:, 0])
             if reference is None:
                 continue
@@ -116,24 +121,37 @@ class Measurement:
             agrees=torch.cat(agrees).to(torch.float64),
         )
 
+    def _base_log_probs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        assert self._spec.base_path is not None
+        ids = [self._token_ids[window.begin : window.end] for window in self._windows]
+        logits = base_logits(
+            Path(self._spec.base_path),
+            ids,
+            dtype="auto",
+            device=self._device,
+            on_progress=self._progress("reading base"),
+        )
+        return self._log_probs(logits, "scoring base")
+
     @torch.inference_mode()
-    def _log_probs(self, model: PreTrainedModel, phase: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Per window: natural-log probabilities (T, V) fp32 at the scored positions, and the tokens (T,) that came."""
+    def _log_probs(self, logits: Iterator[Tensor], phase: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Per window: natural-log probabilities (T, V) fp32 at the scored positions, and the tokens (T,) that came.
+
+        logits: of each window, (tokens, V).
+        """
         total = self._token_ids.shape[0]
-        for window in sliding_windows(total, self._spec.window, self._spec.stride):
-            ids = self._token_ids[window.begin : window.end]
-            logits = model(input_ids=ids[None].to(self._device), use_cache=False).logits[0]
-            scored = logits[window.first - window.begin - 1 : -1].to(torch.float32)
+        for window, predicted in zip(self._windows, logits, strict=True):
+            scored = predicted[window.first - window.begin - 1 : -1].to(torch.float32)
             yield torch.log_softmax(scored, dim=-1).cpu(), self._token_ids[window.first : window.end]
             self._report(JobProgress(phase=phase, done=window.end, total=total, unit="tokens"))
             self._poll()
 
-    def _load(self, folder: str, dtype: DtypeName, phase: str) -> PreTrainedModel:
+    def _progress(self, phase: str) -> Callable[[int, int], None]:
         def progress(done: int, total: int) -> None:
-            self._report(JobProgress(phase=phase, done=done, total=total, unit="bytes"))
+            self._report(JobProgress(phase=phase, done=done, total=total))
             self._poll()
 
-        return load_model(Path(folder), dtype=dtype, device=self._device, on_progress=progress).model
+        return progress
 
     def _result(self, scores: _Scores, reference: Reference | None, file: Path, is_cached: bool) -> MeasureResult:
         nll = float(scores.nll.to(torch.float64).mean())
@@ -149,6 +167,7 @@ class Measurement:
             block_tokens=BLOCK_TOKENS,
             text_sha256=hashlib.sha256(self._token_ids.to(torch.int32).numpy().tobytes()).hexdigest(),
             device=str(self._device),
+            kernel=self._kernel,
         )
         if reference is None or scores.kl is None or scores.reverse_kl is None or scores.agrees is None:
             return common

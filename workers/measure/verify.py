@@ -1,6 +1,5 @@
 """The proof that a staged variant works, in a fresh process, before anybody can see it."""
 
-import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from workers.checkpoint import config as configs
 from workers.checkpoint.load import LoadedModel, load_model
 from workers.checkpoint.manifest import verify_files
 from workers.device import resolve_device
+from workers.measure.base_scores import base_logits
 from workers.measure.quality import greedy_tokens, kl_divergence, log_probs, top1_agreement
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.messages import JobProgress, VerifyResult
@@ -48,12 +48,9 @@ def verify_variant(spec: VerifySpec, report: Callable[[JobProgress], None], poll
 def _base_log_probs(
     spec: VerifySpec, device: torch.device, max_model_len: int, on_progress: Callable[[int, int], None]
 ) -> Tensor:
-    loaded = load_model(Path(spec.base_path), dtype="auto", device=device, on_progress=on_progress)
-    result = log_probs(loaded.model, spec.text_ids, max_model_len)
-    # Modules point at each other in circles: only a collection frees the base before the variant comes.
-    del loaded
-    gc.collect()
-    return result
+    windows = torch.split(torch.tensor(spec.text_ids, dtype=torch.int64), max_model_len)
+    logits = base_logits(Path(spec.base_path), windows, dtype="auto", device=device, on_progress=on_progress)
+    return torch.cat([torch.log_softmax(one.to(torch.float32), dim=-1).cpu() for one in logits])
 
 
 def _check_generation(loaded: LoadedModel, spec: VerifySpec, max_model_len: int) -> None:

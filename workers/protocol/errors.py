@@ -15,6 +15,7 @@ class WorkerErrorCode(StrEnum):
     UNSUPPORTED_MODEL = "unsupported_model"
     VARIANT_CORRUPT = "variant_corrupt"
     BASE_NOT_FOUND = "base_not_found"
+    HUB_UNREACHABLE = "hub_unreachable"
     INSUFFICIENT_MEMORY = "insufficient_memory"
     DISK_FULL = "disk_full"
     VERIFICATION_FAILED = "verification_failed"

@@ -61,8 +61,10 @@ class Loading(Struct, frozen=True, kw_only=True, tag=True):
 class ModelInfo(Struct, frozen=True, kw_only=True):
     """What a loaded model turned out to be.
 
-    lane: packed, recurrent, compat or echo; lane_reason says why. memory is measured: `weight_bytes` are the tensors
-    of the model, `kv_cache_bytes` the page pool, `process_bytes` resident (CPU) or allocated (CUDA) bytes after load.
+    lane: packed, recurrent, compat or echo; lane_reason says why. kernel: the products that compressed layers make,
+    `emulated` where they expand their weights each time (right, and no faster than the base); "" without any. memory is
+    measured: `weight_bytes` are the tensors of the model, `kv_cache_bytes` the page pool, `process_bytes` resident
+    (CPU) or allocated (CUDA) bytes after load.
     """
 
     architecture: str
@@ -72,6 +74,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     format: str
     lane: str
     lane_reason: str
+    kernel: str = ""
     vocab_size: int
     max_model_len: int
     eos_token_ids: list[int]
@@ -203,7 +206,12 @@ class BaseInfo(Struct, frozen=True, kw_only=True):
 
 
 class CompressResult(Struct, frozen=True, kw_only=True):
-    """Result of a `CompressSpec`: bytes on disk, which modules were compressed, which were kept and why."""
+    """Result of a `CompressSpec`: bytes on disk, which modules were compressed, which were kept and why.
+
+    mean_error: relative, over the compressed modules: of their outputs on the calibration data where there is some, of
+    their weights else. Calibrated methods only: num_tokens, of that data, per module; fallbacks, modules that saw too
+    few and were rounded to nearest, with the reason.
+    """
 
     weight_bytes: int
     disk_bytes: int
@@ -211,7 +219,10 @@ class CompressResult(Struct, frozen=True, kw_only=True):
     kept: dict[str, str]
     bits: int
     format: str
+    layout: str
     mean_error: float
+    num_tokens: dict[str, int] = {}
+    fallbacks: dict[str, str] = {}
 
 
 class VerifyResult(Struct, frozen=True, kw_only=True):
@@ -255,6 +266,7 @@ class MeasureResult(Struct, frozen=True, kw_only=True):
     reference_cached: bool | None = None
     text_sha256: str = ""
     device: str = ""
+    kernel: str = ""
 
 
 class JobDone(Struct, frozen=True, kw_only=True, tag=True):

@@ -52,6 +52,8 @@ LAYOUTS: Final[dict[str, tuple[str, ...]]] = {
 # and a broken file does not (uniform noise is ln(vocabulary), 6 for the smallest vocabularies).
 _MAX_KL: Final = {16: 0.05, 8: 0.1, 4: 1.0, 3: 2.0, 2: 5.0}
 _GRID: Final = re.compile(r"(rtn|gptq|awq)-int([2348])(?:-g(\d{1,4})|-(channel|tensor))?(?:-(sym|asym))?(-noact)?")
+# Layouts of compressed-tensors: config.json can give each module another scheme.
+MIXED_LAYOUTS: Final = frozenset({"pack-quantized", "int-quantized", "float-quantized"})
 _NO_GROUPS: Final = {-1: "-channel", 0: "-tensor"}
 _FIXED: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "llm-int8": ("llm_int8", {}),
@@ -59,8 +61,36 @@ _FIXED: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "nf4-single": ("nf4", {"double_quant": False}),
     "fp4-single": ("fp4", {"double_quant": False}),
     "fp8-weights": ("fp8", {"dynamic_activations": False}),
+    "fp8-block128": ("fp8", {"block_size": 128}),
+    "fp8-block128-weights": ("fp8", {"block_size": 128, "dynamic_activations": False}),
     **{f"cast-{dtype}": ("cast", {"dtype": dtype}) for dtype in ("bf16", "fp16", "fp32")},
 }
+
+
+def default_layout(recipe: Recipe) -> str:
+    """The layout that most readers know for what a recipe makes; empty for casts, which are plain files."""
+    if isinstance(recipe, CastRecipe):
+        return ""
+    if isinstance(recipe, Fp8Recipe):
+        # 'fp8' stores tiles with rounded activations and nothing else
+        return "float-quantized" if recipe.block_size == -1 or not recipe.dynamic_activations else "fp8"
+    if isinstance(recipe, GptqRecipe) and not recipe.symmetric:
+        # version 1 cannot store every zero point
+        return "gptq_v2"
+    if isinstance(recipe, AwqRecipe) and recipe.num_bits != 4:
+        return "pack-quantized"
+    return LAYOUTS[method_of(recipe)][0]
+
+
+def are_stored_alike(one: Recipe, other: Recipe) -> bool:
+    """True if the codes of both differ in how they were chosen only, so that every layout can hold them together."""
+    return _stored_as(one) == _stored_as(other)
+
+
+def _stored_as(recipe: Recipe) -> object:
+    if isinstance(recipe, RtnRecipe | GptqRecipe | AwqRecipe):
+        return (recipe.num_bits, recipe.group_size or -1, recipe.symmetric)
+    return (8, -1, True) if isinstance(recipe, Int8Recipe) else recipe
 
 
 def method_of(recipe: Recipe) -> str:
@@ -80,7 +110,8 @@ def variant_suffix(recipe: Recipe) -> str:
     if isinstance(recipe, CastRecipe):
         return f"cast-{recipe.dtype}"
     if isinstance(recipe, Fp8Recipe):
-        return "fp8" if recipe.dynamic_activations else "fp8-weights"
+        block = "" if recipe.block_size == -1 else f"-block{recipe.block_size}"
+        return "fp8" + block + ("" if recipe.dynamic_activations else "-weights")
     names = {"llm_int8": "llm-int8", "smoothquant": "smoothquant-w8a8"}
     return names.get(method_of(recipe), method_of(recipe))
 

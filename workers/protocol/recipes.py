@@ -88,9 +88,12 @@ class SmoothQuantRecipe(Struct, frozen=True, kw_only=True, tag="smoothquant", fo
 
 
 class Fp8Recipe(Struct, frozen=True, kw_only=True, tag="fp8", forbid_unknown_fields=True):
-    """E4M3 weights per channel; dynamic_activations rounds activations per token too."""
+    """E4M3 weights; dynamic_activations rounds activations per token too. block_size: 128 gives each square tile of
+    weights a scale, as DeepSeek-V3's files have them; -1 each output channel.
+    """
 
     dynamic_activations: bool = True
+    block_size: Literal[-1, 128] = -1
 
 
 Recipe = (

@@ -92,7 +92,8 @@ class CompressSpec(Struct, frozen=True, kw_only=True, tag=True):
     recipe: what `method` names, with its options. layout: of the files, None = the recipe's own. skip: glob patterns
     of module names that stay as they are. overrides: other recipes for the modules that match, first match wins.
     quantize_head: the output head too. seed: of everything random in the job. activation_bytes: hidden states of the
-    calibration samples above this go to files beside the layers.
+    calibration samples above this go to files beside the layers. memory_bytes: the most that the process may allocate;
+    a job that needs more fails. None: no limit.
 
     output_dir must not exist. Recipes that need calibration keep finished layers in `<output_dir>.layers`: a job with
     the same spec that finds them goes on behind the last one. So whoever starts a job again leaves that folder where it
@@ -113,6 +114,7 @@ class CompressSpec(Struct, frozen=True, kw_only=True, tag=True):
     skip: tuple[str, ...] = ()
     seed: int = 0
     activation_bytes: int = 2**30
+    memory_bytes: int | None = None
     num_threads: int | None = None
 
 

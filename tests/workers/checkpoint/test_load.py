@@ -140,12 +140,27 @@ def test_unknown_architecture_is_named(tmp_path: Path, changes: dict[str, object
 
 def test_foreign_compression_names_what_is_supported(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model")
-    change_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
+    change_config(folder, quantization_config={"quant_method": "mxfp4"})
 
-    with pytest.raises(WorkerError, match="int-quantized") as caught:
+    with pytest.raises(WorkerError, match="mxfp4") as caught:
         load(folder)
 
     assert caught.value.code is WorkerErrorCode.UNSUPPORTED_MODEL
+
+
+@pytest.mark.parametrize("file", ["config.json", "quantize_config.json"])
+def test_compression_that_the_files_do_not_have_is_corrupt(tmp_path: Path, file: str) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    stated = {"bits": 4, "group_size": 128}
+    if file == "config.json":
+        change_config(folder, quantization_config={"quant_method": "gptq", **stated})
+    else:
+        (folder / file).write_text(json.dumps(stated))
+
+    with pytest.raises(WorkerError, match="no tensor") as caught:
+        load(folder)
+
+    assert caught.value.code is WorkerErrorCode.VARIANT_CORRUPT
 
 
 def test_skeleton_has_every_module_and_no_memory(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Rounding to a symmetric grid, against the formula in fp64."""
+"""Rounding to uniform grids, against the formula in fp64."""
 
 import pytest
 import torch
+from torch import Tensor
 
 from workers.formats import grid
 
@@ -10,68 +11,86 @@ def random_weight(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("num_bits", [2, 4, 8])
-def test_codes_are_the_nearest_points_of_the_grid(num_bits: int) -> None:
-    weight = random_weight(6, 50)
-    scale = grid.channel_scales(weight, num_bits, torch.float32)
-
-    codes = grid.quantize(weight, scale, num_bits)
-
-    limit = 2 ** (num_bits - 1) - 1
-    points = torch.arange(-limit, limit + 1, dtype=torch.float64)
-    distances = (weight.double()[..., None] - points * scale.double()[..., None]).abs()
-    chosen = (weight.double() - codes.double() * scale.double()).abs()
-    # fp32 division: a tie may fall to either side, by a relative 2**-23 of the weight
-    assert (chosen <= distances.min(dim=-1).values + 2**-22 * weight.abs().double()).all()
+def rounded(weight: Tensor, num_bits: int, is_symmetric: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes, scale and zero of a weight whose rows are groups."""
+    scale, zero = grid.affine_grid(weight, num_bits, is_symmetric, dtype)
+    return grid.affine_codes(weight, scale[:, None], zero[:, None], num_bits), scale, zero
 
 
-def test_scale_is_absmax_over_the_largest_code() -> None:
+def restored(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    return (codes.double() - zero.double()[:, None]) * scale.double()[:, None]
+
+
+@pytest.mark.parametrize("is_symmetric", [True, False], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize("num_bits", [2, 3, 4, 8])
+def test_codes_are_the_nearest_points_of_the_grid(num_bits: int, is_symmetric: bool) -> None:
     weight = random_weight(6, 50)
 
-    scale = grid.channel_scales(weight, 8, torch.float32)
+    codes, scale, zero = rounded(weight, num_bits, is_symmetric, torch.float32)
 
-    torch.testing.assert_close(scale, weight.abs().amax(dim=1, keepdim=True) / 127, rtol=2**-23, atol=0)
+    first = 1 if num_bits == 8 and is_symmetric else 0
+    points = torch.arange(first, 2**num_bits, dtype=torch.float64)
+    values = (points - zero.double()[:, None]) * scale.double()[:, None]
+    distances = (weight.double()[..., None] - values[:, None]).abs()
+    chosen = (weight.double() - restored(codes, scale, zero)).abs()
+    # fp32 division: a tie may fall to either side, by a relative 2**-22 of the range
+    assert (chosen <= distances.min(dim=-1).values + 2**-22 * weight.abs().amax().double()).all()
+
+
+def test_scales_are_those_of_the_formulas() -> None:
+    weight = random_weight(6, 50)
+
+    symmetric, middle = grid.affine_grid(weight, 8, True, torch.float32)
+    asymmetric, zero = grid.affine_grid(weight, 4, False, torch.float32)
+
+    torch.testing.assert_close(symmetric, weight.abs().amax(dim=1) / 127, rtol=2**-22, atol=0)
+    torch.testing.assert_close(asymmetric, (weight.amax(dim=1) - weight.amin(dim=1)) / 15, rtol=2**-22, atol=0)
+    assert (middle == 128).all()
+    assert torch.equal(zero, torch.round(-weight.amin(dim=1) / asymmetric).to(torch.uint8))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_error_is_half_a_step_at_most(dtype: torch.dtype) -> None:
     weight = random_weight(64, 100)
-    scale = grid.channel_scales(weight, 8, dtype)
 
-    restored = grid.dequantize(grid.quantize(weight, scale, 8), scale)
+    codes, scale, zero = rounded(weight, 8, True, dtype)
 
-    # The scale may have been rounded down by eps / 2, so the largest weight can lie 127 * eps / 2 steps past the end.
-    steps = 0.5 + 127 * torch.finfo(dtype).eps / 2
-    assert ((weight - restored).abs() <= steps * scale.float()).all()
-
-
-def test_zero_channel_has_scale_one_and_comes_back_as_zero() -> None:
-    weight = torch.stack([torch.zeros(8), random_weight(8)])
-
-    scale = grid.channel_scales(weight, 8, torch.bfloat16)
-
-    assert scale[0].item() == 1
-    assert grid.dequantize(grid.quantize(weight, scale, 8), scale)[0].abs().max() == 0
+    # The scale may have been rounded down by eps / 2, so the largest weight can lie 127 * eps / 2 steps past the end;
+    # in fp16 it has the digits of bf16.
+    eps = torch.finfo(torch.bfloat16 if dtype is torch.float16 else dtype).eps
+    steps = 0.5 + 127 * eps / 2
+    assert ((weight - restored(codes, scale, zero)).abs() <= steps * scale.double()[:, None]).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_tiny_channel_stays_finite(dtype: torch.dtype) -> None:
-    weight = torch.full((1, 4), 1e-42)
+def test_zero_and_tiny_rows_stay_finite(dtype: torch.dtype) -> None:
+    weight = torch.stack([torch.zeros(8), torch.full((8,), 1e-42), random_weight(8)])
 
-    scale = grid.channel_scales(weight, 8, dtype)
+    for is_symmetric in (True, False):
+        codes, scale, zero = rounded(weight, 8, is_symmetric, dtype)
 
-    assert scale.item() > 0
-    assert grid.dequantize(grid.quantize(weight, scale, 8), scale).isfinite().all()
+        assert scale[0] == 1
+        assert (scale > 0).all()
+        assert restored(codes, scale, zero).isfinite().all()
+        assert restored(codes, scale, zero)[0].abs().max() == 0
 
 
-def test_codes_are_antisymmetric_and_never_minus_128() -> None:
+def test_fp16_scales_are_exact_in_bf16() -> None:
+    scale, _ = grid.affine_grid(random_weight(500, 16) * torch.logspace(-6, 4, 500)[:, None], 4, True, torch.float16)
+
+    assert scale.dtype is torch.float16
+    assert torch.equal(scale.to(torch.bfloat16).to(torch.float32), scale.to(torch.float32))
+    assert scale.isfinite().all()
+
+
+def test_symmetric_8_bit_codes_mirror_each_other() -> None:
     weight = random_weight(16, 64)
-    scale = grid.channel_scales(weight, 8, torch.bfloat16)
 
-    codes = grid.quantize(weight, scale, 8)
+    codes, _, _ = rounded(weight, 8, True, torch.bfloat16)
+    mirrored, _, _ = rounded(-weight, 8, True, torch.bfloat16)
 
-    assert torch.equal(grid.quantize(-weight, scale, 8), -codes)
-    assert codes.min() >= -127
+    assert torch.equal(256 - mirrored.int(), codes.int())
+    assert codes.min() >= 1
 
 
 def test_relative_error_is_the_frobenius_ratio() -> None:

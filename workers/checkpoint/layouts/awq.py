@@ -1,12 +1,14 @@
 """AWQ's gemm files: 4-bit codes packed along the outputs, the eight of a word in the order of its CUDA kernel."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workers.checkpoint.layouts.packing import pack, packed_length, unpack
+from workers.checkpoint.layouts.layout import SchemeGroup, module_patterns, only_scheme
+from workers.checkpoint.layouts.packing import fills_words, pack, packed_length, unpack
+from workers.checkpoint.layouts.stored import FLOATS, StoredLinear
 from workers.formats.codes import Codes, GridCodes
 from workers.formats.linear import TensorLayout
 from workers.formats.scheme import Scheme
@@ -19,6 +21,7 @@ class AwqLayout:
     """qweight (K, N / 8), qzeros (G, N / 8), scales (G, N) fp16."""
 
     name = "awq"
+    scale_dtype = torch.float16
 
     def accepts(self, scheme: Scheme) -> bool:
         """4-bit grids in the columns' own order with activations as they are."""
@@ -34,7 +37,7 @@ class AwqLayout:
             "scales": TensorLayout(dtype=torch.float16, shape=(groups, out_features)),
         }
 
-    def encode(self, codes: Codes) -> dict[str, Tensor]:
+    def encode(self, codes: Codes, scheme: Scheme) -> dict[str, Tensor]:
         """codes: a 4-bit grid without a group index."""
         assert isinstance(codes, GridCodes)
         assert codes.group_index is None
@@ -45,27 +48,35 @@ class AwqLayout:
         }
 
     def decode(
-        self, stored: Mapping[str, Tensor], config: Mapping[str, Any], out_features: int, in_features: int
+        self, module: str, stored: Mapping[str, Tensor], config: Mapping[str, Any], out_features: int, in_features: int
     ) -> GridCodes:
         """A 4-bit grid."""
+        held = StoredLinear(module, stored)
+        if not fills_words(out_features, _BITS):
+            raise held.corrupt(f"has {out_features} outputs, which do not fill words of {_BITS} bits")
+        words = packed_length(out_features, _BITS)
+        scale = held.take("scales", (None, out_features), FLOATS).T.contiguous()
+        num_groups = scale.shape[1]
+        if num_groups == 0 or in_features % num_groups:
+            raise held.corrupt(f"has {num_groups} groups, which do not divide its {in_features} columns")
+        packed = {"qweight": in_features, "qzeros": num_groups}
         inverse = tuple(_ORDER.index(index) for index in range(len(_ORDER)))
-        codes, zero = (_reorder(unpack(stored[name], _BITS), inverse) for name in ("qweight", "qzeros"))
-        return GridCodes(
-            num_bits=_BITS,
-            codes=codes.T.contiguous(),
-            scale=stored["scales"].T.contiguous(),
-            zero=zero.T.contiguous(),
+        codes, zero = (
+            _reorder(unpack(held.take(name, (rows, words), {torch.int32}), _BITS), inverse)
+            for name, rows in packed.items()
         )
+        return GridCodes(num_bits=_BITS, codes=codes.T.contiguous(), scale=scale, zero=zero.T.contiguous())
 
-    def quantization_config(self, scheme: Scheme, ignore: list[str]) -> dict[str, Any]:
+    def quantization_config(self, groups: Sequence[SchemeGroup], ignore: list[str]) -> dict[str, Any]:
         """As AutoAWQ writes it."""
+        scheme = only_scheme(self.name, groups)
         return {
             "quant_method": "awq",
             "bits": _BITS,
             "group_size": scheme.group_size,
             "zero_point": True,
             "version": "gemm",
-            "modules_to_not_convert": ignore,
+            "modules_to_not_convert": module_patterns(ignore),
         }
 
     def matches(self, quantization_config: Mapping[str, Any]) -> bool:

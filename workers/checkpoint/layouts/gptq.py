@@ -3,18 +3,19 @@
 Version 1 (AutoGPTQ) stores each zero point less one; version 2 (GPTQModel) stores it as it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workers.checkpoint.layouts.packing import pack, packed_length, unpack
+from workers.checkpoint.layouts.layout import SchemeGroup, only_scheme
+from workers.checkpoint.layouts.packing import fills_words, pack, packed_length, unpack
+from workers.checkpoint.layouts.stored import FLOATS, StoredLinear, group_index
 from workers.formats.codes import Codes, GridCodes
 from workers.formats.linear import TensorLayout
 from workers.formats.scheme import Scheme
-from workers.protocol.errors import WorkerError, WorkerErrorCode
 
 _BITS = (2, 3, 4, 8)
 
@@ -25,10 +26,15 @@ class GptqLayout:
 
     name: str
     zero_offset: int
+    scale_dtype: torch.dtype = torch.float16
 
     def accepts(self, scheme: Scheme) -> bool:
-        """Grids of 2, 3, 4 or 8 bits with activations as they are."""
-        return scheme.kind == "grid" and scheme.num_bits in _BITS and scheme.activation_bits is None
+        """Grids of 2, 3, 4 or 8 bits with activations as they are; version 1 symmetric ones.
+
+        A zero point of 0 less one would wrap around, and readers of version 1 disagree on what it means then.
+        """
+        is_plain = scheme.kind == "grid" and scheme.num_bits in _BITS and scheme.activation_bits is None
+        return is_plain and (scheme.symmetric or self.zero_offset == 0)
 
     def plan(self, scheme: Scheme, out_features: int, in_features: int) -> dict[str, TensorLayout]:
         """The four tensors. Raises WorkerError (invalid_request) if N or K do not fill words."""
@@ -40,16 +46,10 @@ class GptqLayout:
             "g_idx": TensorLayout(dtype=torch.int32, shape=(in_features,)),
         }
 
-    def encode(self, codes: Codes) -> dict[str, Tensor]:
-        """codes: a grid. Raises WorkerError (invalid_request) for zero points that the format cannot hold."""
+    def encode(self, codes: Codes, scheme: Scheme) -> dict[str, Tensor]:
+        """codes: a grid that the layout accepts."""
         assert isinstance(codes, GridCodes)
         zero = codes.zero.to(torch.int64) - self.zero_offset
-        # Readers of version 1 disagree on the one that would wrap around.
-        if bool((zero < 0).any()):
-            raise WorkerError(
-                WorkerErrorCode.INVALID_REQUEST,
-                "layout 'gptq' cannot store a zero point of 0; use layout 'gptq_v2' or a symmetric grid",
-            )
         return {
             "qweight": pack(codes.codes, codes.num_bits).T.contiguous(),
             "qzeros": pack(zero.T, codes.num_bits).contiguous(),
@@ -58,25 +58,28 @@ class GptqLayout:
         }
 
     def decode(
-        self, stored: Mapping[str, Tensor], config: Mapping[str, Any], out_features: int, in_features: int
+        self, module: str, stored: Mapping[str, Tensor], config: Mapping[str, Any], out_features: int, in_features: int
     ) -> GridCodes:
         """A grid; the group index is kept only where act-order has mixed the columns."""
-        bits = int(config["bits"])
-        zero = (unpack(stored["qzeros"], bits).to(torch.int64) + self.zero_offset) % 2**bits
-        scale = stored["scales"].T.contiguous()
-        index = stored.get("g_idx")
-        plain = torch.arange(in_features) // (in_features // scale.shape[1])
-        is_plain = index is None or torch.equal(index.cpu().to(torch.int64), plain)
+        held, bits = StoredLinear(module, stored), int(config["bits"])
+        if not (fills_words(in_features, bits) and fills_words(out_features, bits)):
+            raise held.corrupt(f"has {out_features} x {in_features} weights, which do not fill words of {bits} bits")
+        words = packed_length(in_features, bits)
+        qweight = held.take("qweight", (words, out_features), {torch.int32})
+        scale = held.take("scales", (None, out_features), FLOATS).T.contiguous()
+        qzeros = held.take("qzeros", (scale.shape[1], packed_length(out_features, bits)), {torch.int32})
+        zero = (unpack(qzeros, bits).to(torch.int64) + self.zero_offset) % 2**bits
         return GridCodes(
             num_bits=bits,
-            codes=unpack(stored["qweight"].T, bits),
+            codes=unpack(qweight.T, bits),
             scale=scale,
             zero=zero.to(torch.uint8).T.contiguous(),
-            group_index=None if is_plain or index is None else index.to(torch.int32),
+            group_index=group_index(held, "g_idx", in_features, scale.shape[1]),
         )
 
-    def quantization_config(self, scheme: Scheme, ignore: list[str]) -> dict[str, Any]:
+    def quantization_config(self, groups: Sequence[SchemeGroup], ignore: list[str]) -> dict[str, Any]:
         """As AutoGPTQ and GPTQModel write it. The format has no list of kept modules but for lm_head."""
+        scheme = only_scheme(self.name, groups)
         return {
             "quant_method": "gptq",
             "bits": scheme.num_bits,
@@ -84,7 +87,7 @@ class GptqLayout:
             "sym": scheme.symmetric,
             "desc_act": scheme.act_order,
             "checkpoint_format": self.name,
-            "lm_head": False,
+            "lm_head": any(module.endswith("lm_head") for module in groups[0].modules),
         }
 
     def matches(self, quantization_config: Mapping[str, Any]) -> bool:
