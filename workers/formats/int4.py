@@ -57,7 +57,7 @@ class Int4Linear(QuantizedLinear):
         runs, order = columns.in_equal_runs(_centered(codes))
         on_cpu = device.type == "cpu"
         block_rows = (on_cpu and cpu_int4.block_rows()) or int4_layout.BLOCK_ROWS
-        packed = int4_layout.pack(runs.codes, block_rows)
+        packed = int4_layout.pack(runs.codes, block_rows, has_columns_together=not on_cpu)
         # A group wider than the op takes becomes several with the same scale.
         size = max(size for size in cpu_int4.GROUP_SIZES if runs.group_size % size == 0)
         repeats = runs.group_size // size

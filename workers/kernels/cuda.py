@@ -1,13 +1,24 @@
 """The ops on CUDA by plain torch: expand in the activation dtype, then one library product.
 
-Memory is saved, time is not: each call writes and reads the expanded weight.
+Memory is saved, time is not: each call writes and reads the expanded weight. This is right for many rows, which share
+that cost. For few of them see `triton_choice`.
 """
+
+import functools
+import logging
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from workers.kernels import reference, rounding, weights
+
+logger = logging.getLogger(__name__)
+
+# What torch's product of 8-bit floats asks of both sizes of the weight.
+_SCALED_MULTIPLE = 16
+# From here on (Hopper) it takes a scale per row and per column.
+_SCALED_CAPABILITY = (9, 0)
 
 
 def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
@@ -73,11 +84,57 @@ def llm_int8_linear(x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | No
 def float8_linear(
     x: Tensor, values: Tensor, scale: Tensor, bias: Tensor | None, tile: int, has_dynamic_activations: bool
 ) -> Tensor:
-    """`reference.float8_linear` with the weight and the product in x's dtype."""
+    """`reference.float8_linear`: rounded activations by `scaled_product` where it takes them.
+
+    Otherwise with the weight and the product in x's dtype.
+    """
     if has_dynamic_activations:
-        token_values, token_scale = rounding.round_to_float8(x.reshape(-1, x.shape[-1]))
-        x = (token_values.to(torch.float32) * token_scale).to(x.dtype).reshape(x.shape)
+        if takes_scaled(x, values, tile):
+            return scaled_product(x, values, scale, bias)
+        x = round_activations(x)
     return _linear(x, weights.float8_weight(values, scale, tile, x.dtype), bias)
+
+
+def round_activations(x: Tensor) -> Tensor:
+    """Each token of x rounded to E4M3 by its own absmax, in x's dtype."""
+    token_values, token_scale = rounding.round_to_float8(x.reshape(-1, x.shape[-1]))
+    return (token_values.to(torch.float32) * token_scale).to(x.dtype).reshape(x.shape)
+
+
+def takes_scaled(x: Tensor, values: Tensor, tile: int) -> bool:
+    """True where `scaled_product` can be used: bf16, which is the dtype of its results, and one scale per row."""
+    if not x.is_cuda or x.dtype is not torch.bfloat16 or x.numel() == 0 or tile:
+        return False
+    return all(size % _SCALED_MULTIPLE == 0 for size in values.shape) and has_scaled_product()
+
+
+def scaled_product(x: Tensor, values: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """(v_x v_w^T) * s_x * s_w + b by the tensor cores' product of 8-bit floats, sums in fp32. x: (..., K), bf16."""
+    token_values, token_scale = rounding.round_to_float8(x.reshape(-1, x.shape[-1]))
+    outputs = torch._scaled_mm(
+        token_values, values.T, scale_a=token_scale, scale_b=scale.to(torch.float32).T, out_dtype=torch.bfloat16
+    )
+    result = outputs.reshape(*x.shape[:-1], values.shape[0])
+    return result if bias is None else result + bias.to(x.dtype)
+
+
+@functools.cache
+def has_scaled_product() -> bool:
+    """Whether this GPU and this torch have the product and it is right, tried once, on first use."""
+    if torch.version.hip or torch.cuda.get_device_capability() < _SCALED_CAPABILITY:
+        return False
+    generator = torch.Generator("cuda").manual_seed(0)
+    values = torch.randn(96, 160, device="cuda", generator=generator).to(rounding.FLOAT8)
+    scale = torch.rand(96, 1, device="cuda", generator=generator) + 0.1
+    x = torch.randn(3, 160, device="cuda", generator=generator).to(torch.bfloat16)
+    try:
+        result = scaled_product(x, values, scale, None)
+    except (AttributeError, RuntimeError, ValueError) as error:
+        logger.warning("torch's product of 8-bit floats does not run here: %s", error)
+        return False
+    expected = reference.float8_linear(x, values, scale, None, 0, True)
+    # both rounded to bf16 once, from sums in fp32 of equal terms
+    return torch.allclose(result, expected, rtol=2**-6, atol=2**-6 * float(expected.abs().max()))
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -13,14 +13,19 @@ BLOCK_ROWS = 64
 CODE_SHIFT = 8
 
 
-def pack(codes: Tensor, block_rows: int) -> Tensor:
-    """codes: (N, K), uint8, 0 .. 15. Returns (ceil(N / R), K, R / 2), uint8, with R = block_rows."""
+def pack(codes: Tensor, block_rows: int, *, has_columns_together: bool = False) -> Tensor:
+    """codes: (N, K), uint8, 0 .. 15. Returns (ceil(N / R), K, R / 2), uint8, with R = block_rows.
+
+    has_columns_together: a byte's neighbour in memory is that of the next column, as a GPU's tensor cores take them
+    (`triton_int4`), and not of the next row. Shape and contents are the same.
+    """
     num_rows, num_columns = codes.shape
     num_blocks = -(-num_rows // block_rows)
     padded = codes.new_zeros(num_blocks * block_rows, num_columns)
     padded[:num_rows] = codes
     low, high = padded.reshape(num_blocks, 2, block_rows // 2, num_columns).unbind(1)
-    return (low | (high << 4)).transpose(1, 2).contiguous()
+    packed = (low | (high << 4)).transpose(1, 2)
+    return packed if has_columns_together else packed.contiguous()
 
 
 def unpack(packed: Tensor) -> Tensor:

@@ -4,47 +4,48 @@
 `reference`, which also documents the arguments.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workers.kernels import cpu, cpu_expanded, cpu_int4, cpu_integer, cuda, reference
+from workers.kernels import cpu, cpu_expanded, cpu_int4, cpu_integer, reference, triton_choice
 
 # What `kernel` says where weights are expanded for each product: right, and no faster than without compression.
 EMULATED = "emulated"
 
 _LIBRARY = "slimserve"
-# For each op its arguments, its definition, and what runs on the CPU and on CUDA.
-_OPS: dict[str, tuple[str, Callable[..., Tensor], Callable[..., Tensor], Callable[..., Tensor]]] = {
+# For each op its arguments, its definition, and what runs on the CPU. What runs on CUDA: `triton_choice`.
+_OPS: dict[str, tuple[str, Callable[..., Tensor], Callable[..., Tensor]]] = {
     "int8_linear": (
         "Tensor x, Tensor weight, Tensor scale, Tensor? bias",
-        reference.int8_linear, cpu.int8_linear, cuda.int8_linear,
+        reference.int8_linear, cpu.int8_linear,
     ),
     "int4_linear": (
         "Tensor x, Tensor packed, Tensor scale_and_offset, Tensor? bias, int out_features",
-        reference.int4_linear, cpu_int4.int4_linear, cuda.int4_linear,
+        reference.int4_linear, cpu_int4.int4_linear,
     ),
     "grid_linear": (
         "Tensor x, Tensor codes, Tensor scale, Tensor zero, Tensor? group_index, Tensor? bias, int activation_bits",
-        reference.grid_linear, cpu_expanded.grid_linear, cuda.grid_linear,
+        reference.grid_linear, cpu_expanded.grid_linear,
     ),
     "codebook_linear": (
         "Tensor x, Tensor packed, Tensor codebook, Tensor absmax, Tensor? bias, int block_size, int out_features",
-        reference.codebook_linear, cpu_expanded.codebook_linear, cuda.codebook_linear,
+        reference.codebook_linear, cpu_expanded.codebook_linear,
     ),
     "w8a8_linear": (
         "Tensor x, Tensor weight, Tensor scale, Tensor? bias",
-        reference.w8a8_linear, cpu_integer.w8a8_linear, cuda.w8a8_linear,
+        reference.w8a8_linear, cpu_integer.w8a8_linear,
     ),
     "llm_int8_linear": (
         "Tensor x, Tensor weight, Tensor absmax, Tensor? bias, float threshold",
-        reference.llm_int8_linear, cpu_integer.llm_int8_linear, cuda.llm_int8_linear,
+        reference.llm_int8_linear, cpu_integer.llm_int8_linear,
     ),
     "float8_linear": (
         "Tensor x, Tensor values, Tensor scale, Tensor? bias, int tile, bool has_dynamic_activations",
-        reference.float8_linear, cpu_expanded.float8_linear, cuda.float8_linear,
+        reference.float8_linear, cpu_expanded.float8_linear,
     ),
 }  # fmt: skip
 
@@ -54,14 +55,15 @@ _DIRECT: dict[tuple[str, str], tuple[str, Callable[[], bool]]] = {
     ("int4_linear", "cpu"): ("int4pack", cpu_int4.packed_op_wins),
     ("w8a8_linear", "cpu"): ("int_mm", cpu_integer.integer_op_wins),
     ("llm_int8_linear", "cpu"): ("int_mm", cpu_integer.integer_op_wins),
+    **{(op, "cuda"): (name, functools.partial(triton_choice.wins, op)) for op, name in triton_choice.NAMES.items()},
 }
 _ROUND_TO_BF16 = frozenset({"int8pack", "int4pack"})
 
-for _name, (_arguments, _reference, _cpu, _cuda) in _OPS.items():
+for _name, (_arguments, _reference, _cpu) in _OPS.items():
     torch.library.define(f"{_LIBRARY}::{_name}", f"({_arguments}) -> Tensor")
     torch.library.impl(f"{_LIBRARY}::{_name}", "CompositeExplicitAutograd")(_reference)
     torch.library.impl(f"{_LIBRARY}::{_name}", "CPU")(_cpu)
-    torch.library.impl(f"{_LIBRARY}::{_name}", "CUDA")(_cuda)
+    torch.library.impl(f"{_LIBRARY}::{_name}", "CUDA")(triton_choice.implementation(_name))
 
 
 def _rows_of_weight(x: Tensor, weight: Tensor, *_: object) -> Tensor:

@@ -102,6 +102,16 @@ def test_unpack_is_the_inverse_of_pack(num_rows: int, block_rows: int) -> None:
     assert not restored[num_rows:].any()
 
 
+def test_columns_together_is_the_same_tensor_in_another_order_of_memory() -> None:
+    codes = random_codes(16, 70, 6)
+
+    packed = int4_layout.pack(codes, 64, has_columns_together=True)
+
+    assert torch.equal(packed, int4_layout.pack(codes, 64))
+    assert packed.stride() == (32 * 6, 1, 6)
+    assert packed.clone().to("cpu", copy=True).stride() == packed.stride()
+
+
 def test_layout_is_the_one_that_torch_packs() -> None:
     block_rows = cpu_int4.block_rows()
     codes = random_codes(16, 128, 64)
