@@ -37,6 +37,14 @@ test: check ## Set up, check, and run every test (SLIMSERVE_TEST_MODELS=folder a
 	@echo "test: pytest"
 	@$(BIN)/pytest -q $(PYTEST_ARGS)
 
+.PHONY: chaos
+chaos: $(DEVELOPMENT) ## Kill compression jobs at twenty random instants; minutes.
+	@SLIMSERVE_TEST_KILLS=20 $(BIN)/pytest -q tests/e2e/test_job_killed.py $(PYTEST_ARGS)
+
+.PHONY: interop
+interop: ## Exchange files with the libraries that define them, vLLM too (7 GB in .venv-interop, -llmcompressor, -vllm).
+	@sh scripts/interop.sh .venv-interop .venv-llmcompressor .venv-vllm $(PYTEST_ARGS)
+
 .PHONY: check
 check: $(DEVELOPMENT) ## Lint, formatting, types, import directions, changelog.
 	@echo "check: ruff check"
@@ -75,4 +83,4 @@ docker-lint: $(DEVELOPMENT) ## Lint the Dockerfiles; where docker compose is ins
 
 .PHONY: clean
 clean: stop ## Stop the demo and remove its data, the environment and every cache.
-	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .venv-interop .venv-llmcompressor .venv-vllm .run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage build dist

@@ -30,6 +30,7 @@ class HessianAccumulator:
         """(K, K), on the device of the inputs; zeros before the first token."""
         return torch.zeros(self._in_features, self._in_features) if self._mean is None else self._mean
 
+    @torch.inference_mode()
     def add(self, inputs: Tensor) -> None:
         """inputs: (tokens, in_features)."""
         if not len(inputs):

@@ -42,7 +42,13 @@ from workers.compress.plan import Wishes, plan_compression
 from workers.device import memory_used_bytes, resolve_device
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.messages import CompressResult, JobProgress
-from workers.protocol.recipe_names import default_layout, method_of, needs_calibration, num_bits_of
+from workers.protocol.recipe_names import (
+    LAYOUTS_WITHOUT_HEAD,
+    default_layout,
+    method_of,
+    needs_calibration,
+    num_bits_of,
+)
 from workers.protocol.recipes import CastRecipe
 from workers.protocol.specs import CompressSpec
 
@@ -145,6 +151,12 @@ class _Job:
     def compress(self) -> CompressResult:
         """Choose codes for every planned linear and write them in the layout."""
         spec, layout = self.spec, LAYOUTS[self.spec.layout or default_layout(self.spec.recipe)]
+        if spec.quantize_head and layout.name in LAYOUTS_WITHOUT_HEAD:
+            raise WorkerError(
+                WorkerErrorCode.INVALID_REQUEST,
+                f"layout {layout.name!r} has no compressed output head that transformers would read; choose layout "
+                "'pack-quantized', or leave quantize_head out",
+            )
         wishes = Wishes(
             recipe=spec.recipe,
             layout=layout,

@@ -2,8 +2,6 @@
 
 import fnmatch
 import functools
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +28,9 @@ _COMPRESSIBLE = frozenset({"F32", "BF16", "F16"})
 @dataclass(frozen=True, kw_only=True)
 class CompressionPlan:
     """targets: stored tensor name -> module name, to be compressed. recipes, schemes: of each such module. kept: module
-    name -> reason, for every other module with a weight matrix. ignore: what readers of the format must leave alone.
-    tied_head: the stored embedding that is the output head too and is compressed as such, beside the embedding itself.
+    name -> reason, for every other module with a weight matrix. ignore: stored names of what readers of
+    the format must leave alone. tied_head: the stored embedding that is the output head too and is compressed as such,
+    beside the embedding itself.
     """
 
     targets: dict[str, str]
@@ -113,7 +112,7 @@ def plan_compression(model: PreTrainedModel, headers: CheckpointHeaders, wishes:
     kept = {name for name, tensor in headers.tensors.items() if len(tensor.shape) == 2}
     kept -= {stored_of.get(name) for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     kept |= {f"{head}.weight"} if head in plan.kept and head not in stored_of else set()
-    plan.ignore.extend(_patterns(kept - plan.targets.keys(), plan.targets))
+    plan.ignore.extend(sorted(name.removesuffix(".weight") for name in kept - plan.targets.keys()))
     return plan
 
 
@@ -206,22 +205,3 @@ def _decoder_modules(model: PreTrainedModel) -> set[str]:
     """Names of all modules inside the decoder's layers."""
     path, layers = decoder_layers(model)
     return {f"{path}.{name}" for name, _ in layers.named_modules() if name} | {path}
-
-
-def _patterns(weights: Iterable[str], compressed: Iterable[str]) -> list[str]:
-    """Stored weights as readers' lists of modules have them. A number becomes `\\d+` where that names no compressed
-    weight: a model may have tens of thousands of experts.
-    """
-    hits = {_any_number(name) for name in compressed}
-    found = set()
-    for name in weights:
-        module = name.removesuffix(".weight")
-        pattern = _any_number(name)
-        is_one = pattern in hits or not any(map(str.isdigit, module.split(".")))
-        # $: readers match from the start only, and `gate` begins `gate_proj`
-        found.add(module if is_one else f"re:{_any_number(module)}$")
-    return sorted(found)
-
-
-def _any_number(name: str) -> str:
-    return r"\.".join(r"\d+" if part.isdigit() else re.escape(part) for part in name.split("."))

@@ -39,7 +39,7 @@ RECIPES: Final[dict[str, type[Struct]]] = {
 LAYOUTS: Final[dict[str, tuple[str, ...]]] = {
     "cast": (),
     "rtn": ("pack-quantized", "gptq", "gptq_v2", "awq", "int-quantized"),
-    "int8": ("int-quantized", "pack-quantized", "gptq", "gptq_v2"),
+    "int8": ("pack-quantized", "int-quantized", "gptq", "gptq_v2"),
     "llm_int8": ("bitsandbytes",),
     "nf4": ("bitsandbytes",),
     "fp4": ("bitsandbytes",),
@@ -54,6 +54,8 @@ _MAX_KL: Final = {16: 0.05, 8: 0.1, 4: 1.0, 3: 2.0, 2: 5.0}
 _GRID: Final = re.compile(r"(rtn|gptq|awq)-int([2348])(?:-g(\d{1,4})|-(channel|tensor))?(?:-(sym|asym))?(-noact)?")
 # Layouts of compressed-tensors: config.json can give each module another scheme.
 MIXED_LAYOUTS: Final = frozenset({"pack-quantized", "int-quantized", "float-quantized"})
+# Layouts whose compressed output head transformers takes for a plain one, and fills with random numbers.
+LAYOUTS_WITHOUT_HEAD: Final = frozenset({"gptq", "gptq_v2", "awq"})
 _NO_GROUPS: Final = {-1: "-channel", 0: "-tensor"}
 _FIXED: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "llm-int8": ("llm_int8", {}),

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.checkpoint.layouts.layout import SchemeGroup, module_patterns, only_scheme
+from workers.checkpoint.layouts.layout import SchemeGroup, only_scheme
 from workers.checkpoint.layouts.packing import fills_words, pack, packed_length, unpack
 from workers.checkpoint.layouts.stored import FLOATS, StoredLinear
 from workers.formats.codes import Codes, GridCodes
@@ -76,7 +76,7 @@ class AwqLayout:
             "group_size": scheme.group_size,
             "zero_point": True,
             "version": "gemm",
-            "modules_to_not_convert": module_patterns(ignore),
+            "modules_to_not_convert": ignore,
         }
 
     def matches(self, quantization_config: Mapping[str, Any]) -> bool:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workers.checkpoint.layouts.layout import SchemeGroup, module_patterns, only_scheme
+from workers.checkpoint.layouts import kept_modules
+from workers.checkpoint.layouts.layout import SchemeGroup, only_scheme
 from workers.checkpoint.layouts.quant_state import DTYPE, PREFIX, QUANT_TYPES, QuantState
 from workers.checkpoint.layouts.stored import FLOATS, StoredLinear
 from workers.formats.codes import CodebookCodes, Codes, NestedAbsmax, OutlierCodes
@@ -112,7 +113,7 @@ class BitsAndBytesLayout:
             "bnb_4bit_compute_dtype": DTYPE,
             "bnb_4bit_quant_storage": "uint8",
             "llm_int8_threshold": _DEFAULT_THRESHOLD if is_4bit else scheme.threshold,
-            "llm_int8_skip_modules": module_patterns(ignore),
+            "llm_int8_skip_modules": kept_modules.bare(kept_modules.patterns(ignore, groups[0].modules)),
             "llm_int8_has_fp16_weight": False,
             "llm_int8_enable_fp32_cpu_offload": False,
         }

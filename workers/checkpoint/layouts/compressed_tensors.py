@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from workers.checkpoint.layouts import compressed_groups
+from workers.checkpoint.layouts import compressed_groups, kept_modules
 from workers.checkpoint.layouts.compressed_packed import PackQuantized
 from workers.checkpoint.layouts.compressed_plain import FloatQuantized, IntQuantized
 from workers.checkpoint.layouts.layout import SchemeGroup
@@ -99,6 +99,7 @@ class CompressedTensorsLayout:
                 f"layout {self.name!r} cannot store {groups[0].scheme.format!r} with these options; "
                 f"choose layout {formats[0]!r}",
             )
+        compressed = [module for group in groups for module in group.modules]
         targets = [["Linear"]] if len(groups) == 1 else [group.modules for group in groups]
         return {
             "quant_method": "compressed-tensors",
@@ -108,7 +109,7 @@ class CompressedTensorsLayout:
                 f"group_{number}": compressed_groups.group_of(group.scheme, format, names)
                 for number, (group, format, names) in enumerate(zip(groups, formats, targets, strict=True))
             },
-            "ignore": ignore,
+            "ignore": kept_modules.patterns(ignore, compressed),
             "kv_cache_scheme": None,
         }
 

@@ -4,13 +4,14 @@ The scale is called weight_scale_inv and multiplies all the same: w = weight * w
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from workers.checkpoint.layouts import float8
-from workers.checkpoint.layouts.layout import SchemeGroup, module_patterns, only_scheme
+from workers.checkpoint.layouts.layout import SchemeGroup, only_scheme
 from workers.checkpoint.layouts.stored import StoredLinear
 from workers.formats.codes import Codes, Float8Codes
 from workers.formats.linear import TensorLayout
@@ -63,7 +64,10 @@ class Fp8Layout:
         held = StoredLinear(module, stored)
         scheme = Scheme(kind="float8", num_bits=8, group_size=_tile(config) or -1, activation_bits=8)
         name = "weight_scale" if _SCALE not in stored and "weight_scale" in stored else _SCALE
-        return float8.decode(held, scheme, name, out_features, in_features)
+        codes = float8.decode(held, scheme, name, out_features, in_features)
+        # GPTQModel's files: what the name says is true there.
+        is_inverse = config.get("weight_scale_semantics") == "inverse"
+        return replace(codes, scale=1 / codes.scale) if is_inverse else codes
 
     def quantization_config(self, groups: Sequence[SchemeGroup], ignore: list[str]) -> dict[str, Any]:
         """As DeepSeek-V3 and transformers' FineGrainedFP8Config write it."""
@@ -73,7 +77,7 @@ class Fp8Layout:
             "fmt": "e4m3",
             "activation_scheme": "dynamic",
             "weight_block_size": [tile, tile],
-            "modules_to_not_convert": module_patterns(ignore),
+            "modules_to_not_convert": ignore,
         }
 
     def matches(self, quantization_config: Mapping[str, Any]) -> bool:

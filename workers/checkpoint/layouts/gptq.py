@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.checkpoint.layouts import kept_modules
 from workers.checkpoint.layouts.layout import SchemeGroup, only_scheme
 from workers.checkpoint.layouts.packing import fills_words, pack, packed_length, unpack
 from workers.checkpoint.layouts.stored import FLOATS, StoredLinear, group_index
@@ -78,8 +79,18 @@ class GptqLayout:
         )
 
     def quantization_config(self, groups: Sequence[SchemeGroup], ignore: list[str]) -> dict[str, Any]:
-        """As AutoGPTQ and GPTQModel write it. The format has no list of kept modules but for lm_head."""
-        scheme = only_scheme(self.name, groups)
+        """As AutoGPTQ and GPTQModel write it.
+
+        Kept modules inside the layers are told twice: transformers reads the names of what is compressed, GPTQModel
+        patterns of what is not. Either would make something of tensors that are not there.
+        """
+        scheme, compressed = only_scheme(self.name, groups), groups[0].modules
+        kept = kept_modules.inside_layers(ignore)
+        told: dict[str, Any] = {}
+        if kept:
+            told["modules_in_block_to_quantize"] = [kept_modules.endings(compressed, kept)]
+            patterns = kept_modules.bare(kept_modules.patterns(kept, compressed))
+            told["dynamic"] = {f"-:{pattern}": {} for pattern in patterns}
         return {
             "quant_method": "gptq",
             "bits": scheme.num_bits,
@@ -87,12 +98,16 @@ class GptqLayout:
             "sym": scheme.symmetric,
             "desc_act": scheme.act_order,
             "checkpoint_format": self.name,
-            "lm_head": any(module.endswith("lm_head") for module in groups[0].modules),
+            "lm_head": False,
+            **told,
         }
 
     def matches(self, quantization_config: Mapping[str, Any]) -> bool:
         """By quant_method and checkpoint_format; without one it is version 1."""
-        if quantization_config.get("quant_method") != "gptq" or quantization_config.get("dynamic"):
+        dynamic = quantization_config.get("dynamic") or {}
+        # "-:" names modules that are not compressed; anything else gives some of them other bits.
+        is_uniform = isinstance(dynamic, Mapping) and all(str(key).startswith("-:") for key in dynamic)
+        if quantization_config.get("quant_method") != "gptq" or not is_uniform:
             return False
         return (
             quantization_config.get("bits") in _BITS

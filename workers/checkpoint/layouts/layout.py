@@ -62,7 +62,8 @@ class Layout(Protocol):
         ...
 
     def quantization_config(self, groups: Sequence[SchemeGroup], ignore: list[str]) -> dict[str, Any]:
-        """What config.json says. groups: the first is the main one. ignore: linears that are left as they were.
+        """What config.json says. groups: the first is the main one. ignore: stored names of matrices that are left
+        as they were.
 
         Raises WorkerError (invalid_request) if the format cannot say that modules have different schemes.
         """
@@ -85,11 +86,6 @@ def split_name(tensor: str) -> tuple[str, str]:
         return nested[1], nested[2]
     module, _, last = tensor.rpartition(".")
     return module, last
-
-
-def module_patterns(ignore: Sequence[str]) -> list[str]:
-    """Names of modules for readers that take each as a pattern anyway: without the `re:` of compressed-tensors."""
-    return [name.removeprefix("re:") for name in ignore]
 
 
 def only_scheme(layout: str, groups: Sequence[SchemeGroup]) -> Scheme:
