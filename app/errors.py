@@ -4,8 +4,11 @@ A message names the value, the rule and the way out. It never holds a path, an a
 """
 
 from collections.abc import Mapping
+from typing import Final
 
 from workers.protocol.errors import WorkerErrorCode
+
+_HUB_RETRY_S: Final = 30
 
 
 class ApiError(Exception):
@@ -195,6 +198,8 @@ _FROM_WORKER: dict[WorkerErrorCode, type[ApiError]] = {
 
 def from_worker(code: WorkerErrorCode, message: str) -> ApiError:
     """The HTTP error for what a worker or a job reported; the code travels unchanged where HTTP has no better one."""
+    if code is WorkerErrorCode.HUB_UNREACHABLE:
+        return Unavailable(message, retry_after_s=_HUB_RETRY_S, code=code.value)
     kind = _FROM_WORKER.get(code, Internal)
     if kind in (DoesNotFit, DiskFull):
         return kind(message)

@@ -71,6 +71,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     live = LiveMetrics(state.server.catalog.list, state.server.jobs.running)
     state.metrics.add_collector(live)
     state.server.supervisor.observe_steps(live.observe_step)
+    state.server.supervisor.observe_ends(live.forget_worker)
     await state.server.start()
     try:
         yield

@@ -59,10 +59,16 @@ class Settings(BaseSettings):
         (), description="Folders, separated by ':', below which local models may be loaded."
     )
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field((), description="Keys, separated by ','; none means open.")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Names that clients may call the server by, separated by ','; `*` is any."
+    )
     insecure_no_auth: bool = Field(False, description="Allow a public address without keys.")
     device: str = Field("auto", description="Device of workers and jobs that name none: auto, cpu, cuda, cuda:N.")
     num_threads: int | None = Field(
         None, ge=1, le=1024, description="torch threads per worker; none lets torch choose."
+    )
+    job_memory_bytes: int | None = Field(
+        None, ge=2**29, le=2**50, description="Memory that a compression may take; none sets no limit."
     )
     max_body_bytes: int = Field(4 * 2**20, ge=1024, le=2**30, description="Largest request body.")
     max_num_seqs: int = Field(64, ge=1, le=4096, description="Sequences that run at once, per variant.")
@@ -83,18 +89,19 @@ class Settings(BaseSettings):
 
     @field_validator("data_dir")
     @classmethod
-    def _expand_home(cls, folder: Path) -> Path:
-        return folder.expanduser()
+    def _resolve(cls, folder: Path) -> Path:
+        """Once and for all: children have other working directories, and clients see paths below it."""
+        return folder.expanduser().resolve()
 
     @field_validator("models_dirs", mode="before")
     @classmethod
     def _split_folders(cls, value: object) -> object:
         return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "allowed_hosts", mode="before")
     @classmethod
-    def _split_keys(cls, value: object) -> object:
-        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+    def _split_list(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @classmethod
     def settings_customise_sources(

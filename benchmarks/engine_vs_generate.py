@@ -98,17 +98,19 @@ def run_engine(engine: Engine, prompts: list[list[int]], num_new: int, device: s
 def compare(model: PreTrainedModel, engine: Engine, streams: int, args: argparse.Namespace) -> dict[str, Any]:
     """Medians of interleaved runs at one number of streams, with new prompts each time so that no prefix is cached."""
     generator = torch.Generator().manual_seed(streams)
-    engine_s, generate_s = [], []
+    engine_s, generate_s, sequential_s = [], [], []
     for repeat in range(args.repeats + 1):
         shape = (streams, args.prompt_tokens)
         prompts = torch.randint(0, SHAPE["vocab_size"], shape, generator=generator).tolist()
         a = run_generate(model, prompts, args.new_tokens, args.device)
         b = run_engine(engine, prompts, args.new_tokens, args.device)
+        c = sum(run_generate(model, [prompt], args.new_tokens, args.device) for prompt in prompts) if streams > 1 else a
         if repeat == 0:
             continue  # warm-up
         generate_s.append(a)
         engine_s.append(b)
-        print(f"streams {streams}: generate {a:.2f} s, engine {b:.2f} s", file=sys.stderr)
+        sequential_s.append(c)
+        print(f"streams {streams}: generate {a:.2f} s, engine {b:.2f} s, one by one {c:.2f} s", file=sys.stderr)
     num_tokens = streams * args.new_tokens
     return {
         "streams": streams,
@@ -116,9 +118,11 @@ def compare(model: PreTrainedModel, engine: Engine, streams: int, args: argparse
         "new_tokens": args.new_tokens,
         "generate_tokens_per_s": round(num_tokens / median(generate_s), 2),
         "engine_tokens_per_s": round(num_tokens / median(engine_s), 2),
-        "ratio": round(median(generate_s) / median(engine_s), 3),
+        "ratio": round(median(a / b for a, b in zip(generate_s, engine_s, strict=True)), 3),
+        "sequential_ratio": round(median(c / b for c, b in zip(sequential_s, engine_s, strict=True)), 3),
         "generate_s": [round(s, 3) for s in generate_s],
         "engine_s": [round(s, 3) for s in engine_s],
+        "sequential_s": [round(s, 3) for s in sequential_s],
     }
 
 

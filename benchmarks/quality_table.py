@@ -22,9 +22,9 @@ from typing import Any
 import httpx
 
 METHODS = (
-    *("int8", "llm-int8", "fp8", "smoothquant-w8a8", "nf4", "nf4-single", "fp4"),
-    *(f"{method}-int{bits}-g64" for bits in (8, 4, 3, 2) for method in ("rtn", "gptq")),
-    *("awq-int4-g64", "awq-int3-g64", "gptq-int4-channel", "rtn-int4-channel"),
+    *("cast-fp16", "int8", "llm-int8", "fp8", "fp8-block128", "smoothquant-w8a8", "nf4", "nf4-single", "fp4"),
+    *(f"{method}-int{bits}-g32" for bits in (8, 4, 3, 2) for method in ("rtn", "gptq", "awq")),
+    *(f"{method}-int4-{form}" for form in ("g32-asym", "channel") for method in ("rtn", "gptq")),
 )
 HEADER = (
     "| method | MB | perplexity | 95 % | KL(base, variant) | p99 | same first choice |\n|---|---|---|---|---|---|---|"

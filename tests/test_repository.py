@@ -245,3 +245,18 @@ def test_relative_links_of_the_documents_lead_somewhere() -> None:
     ]
 
     assert broken == []
+
+
+def test_every_borrowed_file_of_the_embedded_model_has_its_licence_stated() -> None:
+    folder = ROOT / "app" / "embedded" / "slimstory"
+    licences = (folder / "LICENSES.md").read_text("utf-8")
+
+    unstated = [
+        path.name
+        for path in folder.iterdir()
+        if path.suffix in (".txt", ".safetensors") and f"`{path.name}`" not in licences
+    ]
+
+    assert unstated == []
+    assert "Permission is hereby granted" in licences, "the MIT licence wants its notice in every copy"
+    assert "LICENSES.md" in (folder / "README.md").read_text("utf-8").split("---")[1]

@@ -1,17 +1,18 @@
 """GET /v1/export/{id}: the files of a variant, one by one; `slimserve export` puts them together and checks them."""
 
 import asyncio
-import json
-from collections.abc import Callable
 
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
 
+from app.core.exported import CARD, exported_card, exported_manifest, exported_names
 from app.core.publish import MANIFEST
 from app.core.server import Server
 from app.errors import InvalidRequest, NotFound
 
 router = APIRouter()
+_MEDIA_TYPE = "application/octet-stream"
+_RENDERED = {MANIFEST: exported_manifest, CARD: exported_card}
 
 
 @router.get("/v1/export/{variant_id:path}")
@@ -21,11 +22,9 @@ async def export_file(request: Request, variant_id: str, file: str = MANIFEST) -
     entry = server.catalog.entry(variant_id)
     if entry.row.dir is None:
         raise InvalidRequest(f"'{entry.row.id}' has no files of its own: it is its base in one dtype.", param="model")
-    names = await asyncio.to_thread(_names, (entry.folder / MANIFEST).read_bytes)
-    if file not in names:
+    if file not in await asyncio.to_thread(exported_names, entry.folder):
         raise NotFound(f"Variant '{entry.row.id}' has no file '{file[:160]}'.", param="file")
-    return FileResponse(entry.folder / file, media_type="application/octet-stream")
-
-
-def _names(read: Callable[[], bytes]) -> set[str]:
-    return {MANIFEST, *json.loads(read())["files"]}
+    if file in _RENDERED:
+        content = await asyncio.to_thread(_RENDERED[file], entry.folder, entry.quality)
+        return Response(content, media_type=_MEDIA_TYPE)
+    return FileResponse(entry.folder / file, media_type=_MEDIA_TYPE)

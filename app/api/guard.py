@@ -5,7 +5,6 @@ Pure ASGI, and it reads `scope["path"]` only: a middleware that rebuilds URLs ca
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 import re
 import secrets
@@ -17,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.body import IGNORED_FIELDS
 from app.api.handlers import error_response
+from app.api.hosts import AllowedHosts, is_loopback, without_port
+from app.api.validation import clip
 from app.errors import ApiError, ContentTooLarge, Forbidden, Internal, InvalidRequest, Unauthorized
 from app.settings import Settings
 
@@ -37,8 +38,9 @@ class Guard:
         self._app = app
         self._max_body_bytes = settings.max_body_bytes
         self._key_hashes = [hashlib.sha256(key.encode()).digest() for key in settings.api_keys]
+        self._allowed_hosts = AllowedHosts(settings)
         # A page from elsewhere can point its own host name at this machine; a browser then sends Origin and Host alike.
-        self._only_loopback_origins = not settings.api_keys and _is_loopback(settings.host)
+        self._only_loopback_origins = not settings.api_keys and is_loopback(settings.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; everything but HTTP passes untouched."""
@@ -66,15 +68,26 @@ class Guard:
             raise InvalidRequest("The Host header is missing or malformed.", code="invalid_host")
         if scope["method"] not in SAFE_METHODS and "origin" in headers:
             self._check_origin(headers["origin"], host)
-        if scope["path"] not in OPEN_PATHS and self._key_hashes:
-            self._check_key(headers.get("authorization", ""))
+        if scope["path"] not in OPEN_PATHS:
+            # probes call by the address of the day, and what they get tells nothing
+            self._check_host(host)
+            if self._key_hashes:
+                self._check_key(headers.get("authorization", ""))
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:20]) > self._max_body_bytes:
             raise _too_large(self._max_body_bytes)
 
+    def _check_host(self, host: str) -> None:
+        if host and host not in self._allowed_hosts:
+            raise InvalidRequest(
+                f"This server does not go by the name '{clip(without_port(host))}'; its operator can add it to "
+                "SLIMSERVE_ALLOWED_HOSTS.",
+                code="invalid_host",
+            )
+
     def _check_origin(self, origin: str, host: str) -> None:
         is_same = origin.partition("://")[2].lower() == host.lower()
-        if not is_same or (self._only_loopback_origins and not _is_loopback(_without_port(host))):
+        if not is_same or (self._only_loopback_origins and not is_loopback(without_port(host))):
             raise Forbidden("Pages of another origin may not call this server.", code="origin_not_allowed")
 
     def _check_key(self, authorization: str) -> None:
@@ -146,16 +159,3 @@ class _LimitedBody:
 
 def _too_large(limit_bytes: int) -> ContentTooLarge:
     return ContentTooLarge(f"The body is larger than the {limit_bytes} bytes that this server takes.")
-
-
-def _without_port(host: str) -> str:
-    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -38,11 +38,11 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     method, path = request.method, clip(request.scope["path"])
     if error.status_code == 404:
-        return _plain(404, f"Invalid URL ({method} {path})", None)
+        return _plain(404, f"Invalid URL ({method} {path})", code=None)
     if error.status_code == 405:
         message = f"Not allowed to {method} on {path}."
-        return _plain(405, message, "method_not_supported", dict(error.headers or {}))
-    return _plain(error.status_code, "The request was not understood.", "invalid_request")
+        return _plain(405, message, code="method_not_supported", headers=dict(error.headers or {}))
+    return _plain(error.status_code, "The request was not understood.", code="invalid_request")
 
 
 async def _parameter_error(request: Request, error: Exception) -> Response:
@@ -58,6 +58,6 @@ async def _client_gone(request: Request, error: Exception) -> Response:
     return Response(status_code=499)
 
 
-def _plain(status: int, message: str, code: str | None, headers: dict[str, str] | None = None) -> Response:
+def _plain(status: int, message: str, *, code: str | None, headers: dict[str, str] | None = None) -> Response:
     body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
     return Response(_encode(body), status, headers=headers, media_type=_JSON)

@@ -89,14 +89,17 @@ class EventStream(Response):
             raise
 
     async def _serve(self, writer: "EventWriter") -> None:
-        async with self._generation.run(self._request) as run:
-            deltas = await self._first(run)
-            self._chunks.begin(run)
-            await writer.start()
-            try:
+        try:
+            async with self._generation.run(self._request) as run:
+                deltas = await self._first(run)
+                self._chunks.begin(run)
+                await writer.start()
                 await self._pass_on(run, deltas, writer)
-            except ApiError as error:
-                await writer.fail(error)
+        except ApiError as error:
+            # caught out here, so that the run sees it and counts the request as failed
+            if not writer.is_open:
+                raise
+            await writer.fail(error)
 
     async def _first(self, run: Run) -> list[Delta]:
         """Wait for a token, whether it has text or not; not for ever, so that the client sees a status."""
@@ -129,6 +132,11 @@ class EventWriter:
         self._send = send
         self._wrote_at_s = time.monotonic()
         self._is_open = False
+
+    @property
+    def is_open(self) -> bool:
+        """True from the status to the last event."""
+        return self._is_open
 
     async def start(self) -> None:
         """The status and the headers."""

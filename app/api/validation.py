@@ -9,7 +9,7 @@ from app.errors import InvalidRequest
 MAX_ERRORS: Final = 10
 MAX_ECHOED_CHARS: Final = 200
 
-_CODES: Final = {
+CODES: Final = {
     "missing": "missing_required_parameter",
     "extra_forbidden": "unknown_parameter",
     "string_too_long": "string_too_long",
@@ -21,7 +21,7 @@ _CODES: Final = {
     "enum": "invalid_value",
     "finite_number": "invalid_value",
 }
-_BOUNDS: Final = {
+BOUNDS: Final = {
     "greater_than_equal": ("ge", "below_min_value"),
     "greater_than": ("gt", "below_min_value"),
     "less_than_equal": ("le", "above_max_value"),
@@ -43,13 +43,13 @@ def clip(text: str) -> str:
 
 def _code(detail: Any) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
-    if kind in _BOUNDS:
-        bound, suffix = _BOUNDS[kind]
+    if kind in BOUNDS:
+        bound, suffix = BOUNDS[kind]
         return f"{'decimal' if isinstance(context[bound], float) else 'integer'}_{suffix}"
     if kind == "too_short":
         return "empty_array" if context["actual_length"] == 0 else "array_below_min_length"
-    if kind in _CODES:
-        return _CODES[kind]
+    if kind in CODES:
+        return CODES[kind]
     if kind.endswith("_type"):
         return "invalid_type"
     # a rule of our own carries the code as its type

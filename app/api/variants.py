@@ -50,6 +50,7 @@ def variant_object(variant: Variant) -> VariantObject:
         device_name=info.device_name if info is not None else None,
         lane=info.lane if info is not None else None,
         lane_reason=info.lane_reason if info is not None else None,
+        kernel=info.kernel if info is not None else None,
         architecture=variant.architecture,
         num_parameters=variant.num_parameters,
         max_model_len=info.max_model_len if info is not None else variant.max_model_len,

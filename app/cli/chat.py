@@ -31,6 +31,9 @@ def chat(
     temperature: Annotated[
         float, typer.Option(min=0, max=2, help="0 takes the likeliest token; higher is more varied.")
     ] = 0.7,
+    top_p: Annotated[
+        float, typer.Option(min=0, max=1, help="Only the likeliest tokens that make up this share; 1 takes all.")
+    ] = 0.9,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print the timings of each answer.")] = False,
 ) -> None:
@@ -40,6 +43,7 @@ def chat(
         "model": model or first_ready(client),
         "max_tokens": max_tokens,
         "temperature": temperature,
+        "top_p": top_p,
         "seed": seed,
     }
     start: Messages = [{"role": "system", "content": system}] if system else []

@@ -91,6 +91,15 @@ class Client:
         except httpx.HTTPError:
             return False
 
+    def is_slimserve(self) -> bool:
+        """Whether what answers is a slimserve server, whatever its state and its keys; never raises."""
+        try:
+            answer = self._http.get("/healthz", timeout=_CONNECT_TIMEOUT_S)
+        except httpx.HTTPError:
+            return False
+        # many servers have a /healthz; the ids of requests are of our own form
+        return str(answer.headers.get("x-request-id")).startswith("req-")
+
     def events(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, last_event_id: str | None = None
     ) -> Iterator[Event]:
@@ -125,6 +134,11 @@ class Client:
             ) from error
         except httpx.HTTPError as error:
             raise CommandFailed(f"the connection to {self.url} broke: {error}") from error
+
+
+def url_of(host: str, port: int) -> str:
+    """The base URL of a server on this address."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _without_none(body: Mapping[str, Any] | None) -> dict[str, Any] | None:

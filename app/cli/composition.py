@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Sequence
 
+from app.cli.client import url_of
 from app.cli.curl import curl_lines
 from app.cli.http_server import DrainingServer, bind, configure, run
 from app.cli.terminal import ADDRESS_NOT_AVAILABLE, DATA_DIR_IN_USE, CommandFailed, say
@@ -63,7 +64,7 @@ def _bind(settings: Settings) -> socket.socket:
 
 def _url(sock: socket.socket) -> str:
     address, port = sock.getsockname()[:2]
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    return url_of(address, port)
 
 
 def _greet(url: str, model: str) -> None:

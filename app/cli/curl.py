@@ -11,6 +11,9 @@ def curl_lines(url: str, model: str) -> list[str]:
             "model": model,
             "messages": [{"role": "user", "content": "Tell me a story about a cat."}],
             "max_tokens": 100,
+            # OpenAI's default, 1.0 over all tokens, makes the embedded model leave the words that it knows
+            "temperature": 0.7,
+            "top_p": 0.9,
             "stream": True,
         }
     )

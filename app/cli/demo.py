@@ -13,6 +13,7 @@ from app.cli.bench import heldout_stories, table
 from app.cli.chat import answer
 from app.cli.client import Client
 from app.cli.curl import curl_lines
+from app.cli.invocation import own_command
 from app.cli.jobs import follow
 from app.cli.measure import Workload, measure
 from app.cli.models import describe
@@ -62,11 +63,20 @@ def demo(
         server.stop()
         return
     heading("The server is still running; try")
-    for line in curl_lines(server.url, models[-1]):
+    for line in closing_lines(server, models[-1], run_dir):
         say(line)
-    say(f"slimserve --url {server.url} chat")
-    say(f"\nStop it with: make stop, or slimserve demo --stop --run-dir {shlex.quote(str(run_dir))}")
-    say(f"Process {server.pid}, log {run_dir / 'server.log'}")
+
+
+def closing_lines(server: server_process.ServerProcess, model: str, run_dir: Path) -> list[str]:
+    """What to try now, and how to stop the server; `make demo` leaves `slimserve` itself off the PATH."""
+    command = own_command()
+    return [
+        *curl_lines(server.url, model),
+        f"{command} --url {server.url} chat",
+        "",
+        f"Stop it with: make stop, or {command} demo --stop --run-dir {shlex.quote(str(run_dir))}",
+        f"Process {server.pid}, log {run_dir / 'server.log'}",
+    ]
 
 
 def show(client: Client) -> list[str]:

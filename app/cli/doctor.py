@@ -1,5 +1,6 @@
 """`slimserve doctor` and `slimserve version`: what is installed here, and whether the server could start."""
 
+import errno
 import json
 import platform
 import socket
@@ -14,6 +15,7 @@ from typing import Annotated
 import psutil
 import typer
 
+from app.cli.client import Client, url_of
 from app.cli.options import client_of
 from app.cli.serve import settings_from
 from app.cli.terminal import CommandFailed, in_bytes, say
@@ -125,10 +127,21 @@ def _is_writable(folder: Path) -> bool:
 
 
 def _port(settings: Settings) -> Finding:
+    address = f"{settings.host}:{settings.port}"
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
-            return Finding(is_good=False, text=f"{settings.host}:{settings.port} cannot be used: {error.strerror}")
-    return Finding(is_good=True, text=f"{settings.host}:{settings.port} is free")
+            if error.errno == errno.EADDRINUSE and _is_ours(url_of(settings.host, settings.port)):
+                return Finding(is_good=True, text=f"{address} is used by a slimserve server")
+            return Finding(is_good=False, text=f"{address} cannot be used: {error.strerror}")
+    return Finding(is_good=True, text=f"{address} is free")
+
+
+def _is_ours(url: str) -> bool:
+    client = Client(url)
+    try:
+        return client.is_slimserve()
+    finally:
+        client.close()

@@ -81,7 +81,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._is_in_head and self.headers is not None and self._is_over():
             self._refuse_head()
         else:
-            self._refuse(400, "Bad Request", "This is not a valid HTTP/1.1 request.", "invalid_http")
+            self._refuse(400, "Bad Request", "This is not a valid HTTP/1.1 request.", code="invalid_http")
 
     def _count(self, num_bytes: int) -> None:
         self._header_bytes += num_bytes
@@ -93,9 +93,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _refuse_head(self) -> None:
         message = f"A request may have {MAX_HEADERS} headers and {MAX_HEAD_BYTES} bytes of them, its URL included."
-        self._refuse(431, "Request Header Fields Too Large", message, "headers_too_large")
+        self._refuse(431, "Request Header Fields Too Large", message, code="headers_too_large")
 
-    def _refuse(self, status: int, reason: str, message: str, code: str) -> None:
+    def _refuse(self, status: int, reason: str, message: str, *, code: str) -> None:
         self._is_refused = True
         error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
         body = json.dumps({"error": error}).encode()

@@ -63,7 +63,8 @@ def unload(
     """Stop the worker of a variant; returns when its memory is free again."""
     with console(stderr=True).status(f"unloading {model}"):
         variant = client_of(ctx).post("/v1/unload", {"model": model, "wait": True, "force": force})
-    say(describe(variant))
+    # "registered" is the state that it is back in, and tells nobody that something was done
+    say(f"{variant['id']}: unloaded" if variant["state"] == "registered" else describe(variant))
 
 
 def list_variants(ctx: typer.Context, as_json: JsonOption = False) -> None:

@@ -9,7 +9,7 @@ import typer
 from app.cli.client import Client
 from app.cli.jobs import describe, follow
 from app.cli.options import client_of
-from app.cli.terminal import CommandFailed, in_bytes, note, say
+from app.cli.terminal import CommandFailed, console, in_bytes, note, say
 
 _INTERRUPTED = 130
 _DEFAULT_SHAPE = {"num_samples": 32, "sequence_length": 512}
@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 def quantize(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="Name of a base; `slimserve load` registers one.")],
+    model: Annotated[str, typer.Argument(help="A base, or a local model folder or hub id to make one of.")],
     method: Annotated[str, typer.Option(help="How to compress; see above.")] = "int8",
     bits: Annotated[
         int | None, typer.Option(help="2, 3, 4 or 8, for rtn, gptq and awq.", show_default="the method's")
@@ -80,7 +80,7 @@ def quantize(
     """
     client = client_of(ctx)
     body = {
-        "model": model,
+        "model": _base_of(client, model),
         "method": method,
         "options": _options(option or [], num_bits=bits, group_size=group_size, symmetric=symmetric),
         "layout": layout,
@@ -103,6 +103,18 @@ def quantize(
         _interrupted(client, job["id"], cancel=cancel_on_interrupt)
         raise typer.Exit(_INTERRUPTED) from None
     say(outcome(client, job))
+
+
+def _base_of(client: Client, model: str) -> str:
+    """The name of a model that the server knows; a folder or a hub id is registered first, without being loaded."""
+    known = {base["id"] for base in client.get("/v1/bases")["data"]}
+    if model.partition("/")[0] in known:
+        return model
+    source = str(Path(model).resolve()) if model.startswith((".", "/", "~")) or Path(model).is_dir() else model
+    if "/" not in source:
+        return model
+    with console(stderr=True).status(f"registering {model}"):
+        return str(client.post("/v1/bases", {"model": source, "wait": True})["id"])
 
 
 def _options(pairs: list[str], **named: int | bool | None) -> dict[str, Any]:

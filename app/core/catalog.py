@@ -17,7 +17,7 @@ from app.core.load_request import LoadRequest
 from app.core.registration import Registrations
 from app.core.serving import ServingLife, quarantined
 from app.core.variants import IDLE, Quality, Served, Variant, VariantState, with_measurement
-from app.errors import Conflict, Unavailable
+from app.errors import Conflict, ModelNotFound, Unavailable
 from app.settings import Settings
 from app.store import measurements
 from app.store import variants as variant_rows
@@ -71,6 +71,13 @@ class Catalog:
             *(registration.variant() for registration in self.registrations.list()),
         ]
 
+    def models(self) -> Sequence[Variant]:
+        """Those of `list` that can be served, now or later; a base that could not be registered is none of them."""
+        return [
+            *(entry.snapshot() for entry in self._entries.values()),
+            *(registration.variant() for registration in self.registrations.list() if not registration.has_failed),
+        ]
+
     def resolve(self, model: str) -> Variant:
         """The variant that a name means; a base's name means its loaded cast, else its default one.
 
@@ -79,8 +86,14 @@ class Catalog:
         registration = self.registrations.find(model)
         return registration.variant() if registration is not None else self.entry(model).snapshot()
 
+    def model(self, model: str) -> Variant:
+        """As resolve, of `models`. Raises ModelNotFound."""
+        self._refuse_unregistered(model)
+        return self.resolve(model)
+
     def acquire(self, model: str) -> Served:
         """A variant that takes requests now. Raises ApiError: unknown, not loaded, loading, failed."""
+        self._refuse_unregistered(model)
         if self.registrations.find(model) is not None:
             raise Unavailable(
                 f"'{model}' is being downloaded; GET /v1/variants/{model} tells how far.", retry_after_s=30
@@ -184,6 +197,19 @@ class Catalog:
                 self._add(row, None)
         return self._entries[row.id]
 
+    async def withdraw(self, entry: Entry) -> None:
+        """Forget a cast that was made for a load that was refused, unless another load has begun meanwhile.
+
+        A base's only variant stays: by it clients find the base, and can delete it.
+        """
+        async with self._creating:
+            siblings = [one for one in self._entries.values() if one.row.base == entry.row.base]
+            if len(siblings) == 1 or entry not in siblings or entry.life.state is not VariantState.REGISTERED:
+                return
+            # out of sight before the first await, so that nobody begins to load it
+            del self._entries[entry.row.id]
+            await self._store.run(variant_rows.delete, entry.row.id)
+
     def add_echo(self, name: str) -> Entry:
         """The stand-in variant `echo/<name>`, which is not stored and speaks with the embedded model's tokenizer."""
         known = self._entries.get(f"{ECHO}/{name}")
@@ -223,6 +249,13 @@ class Catalog:
     async def _forget_base_if_unused(self, base: str) -> None:
         if not any(entry.row.base == base for entry in self._entries.values()):
             await self.bases.forget(base)
+
+    def _refuse_unregistered(self, model: str) -> None:
+        registration = self.registrations.find(model)
+        if registration is not None and registration.has_failed:
+            raise ModelNotFound(
+                f"The model '{model}' could not be registered: {registration.variant().reason}", param="model"
+            )
 
     def _delete_registration(self, variant_id: str) -> None:
         registration = self.registrations.find(variant_id)

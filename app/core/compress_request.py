@@ -13,8 +13,17 @@ from app.errors import InvalidRequest, NotFound
 from app.schemas.jobs import CalibrationBody, OverrideBody, QuantizeBody
 from app.settings import Settings
 from app.store.bases import BaseRow
-from workers.protocol.recipe_names import default_max_kl, method_of, needs_calibration, variant_suffix
-from workers.protocol.recipes import Override, Recipe
+from workers.protocol.recipe_names import (
+    LAYOUTS_WITHOUT_HEAD,
+    MIXED_LAYOUTS,
+    are_stored_alike,
+    default_layout,
+    default_max_kl,
+    method_of,
+    needs_calibration,
+    variant_suffix,
+)
+from workers.protocol.recipes import CastRecipe, Override, Recipe
 
 _DATA_METHODS: Final = "gptq, awq and smoothquant"
 
@@ -27,6 +36,12 @@ def resolve_spec(body: QuantizeBody, catalog: Catalog, settings: Settings) -> Qu
     hidden_size = _hidden_size(base)
     check_divides(recipe, hidden_size)
     overrides = tuple(_override(one, index, hidden_size) for index, one in enumerate(body.overrides))
+    _check_mix(body.layout or default_layout(recipe), recipe, overrides)
+    if body.quantize_head and (body.layout or default_layout(recipe)) in LAYOUTS_WITHOUT_HEAD:
+        raise InvalidRequest(
+            "Readers of layouts gptq, gptq_v2 and awq expect the output head as it was; give layout 'pack-quantized'.",
+            param="quantize_head",
+        )
     name = check_part(body.name or variant_suffix(recipe), "name")
     if name in (*CAST_METHODS, "auto"):
         raise InvalidRequest(f"'{name}' is the name of a dtype; give another.", param="name")
@@ -66,6 +81,19 @@ def plain_base(model: str, catalog: Catalog) -> BaseRow:
             param="model",
         )
     return base
+
+
+def _check_mix(layout: str, recipe: Recipe, overrides: tuple[Override, ...]) -> None:
+    for index, one in enumerate(overrides):
+        if isinstance(one.recipe, CastRecipe) or (one.recipe is not None and isinstance(recipe, CastRecipe)):
+            raise InvalidRequest("A cast changes every tensor alike.", param=f"overrides[{index}].method")
+        if one.recipe is None or layout in MIXED_LAYOUTS or are_stored_alike(recipe, one.recipe):
+            continue
+        raise InvalidRequest(
+            f"Layout '{layout}' stores all modules alike; give one of {', '.join(sorted(MIXED_LAYOUTS))}, or an "
+            "override of the same bits and groups.",
+            param="layout",
+        )
 
 
 def _override(body: OverrideBody, index: int, hidden_size: int | None) -> Override:

@@ -334,7 +334,7 @@ class Jobs:
         assert base is not None, "resolved against the catalog"
         try:
             self._catalog.bases.check_unchanged(base)
-            check_disk(base, self._store.data_dir)
+            check_disk(base, spec.recipe, self._store.data_dir)
         except ApiError as error:
             return error
         return None

@@ -24,7 +24,7 @@ _REGISTRATION_WAIT_S: Final = 2.0
 
 
 class Loader:
-    """Answers POST /v1/load, and loads what the operator wants at the start."""
+    """Answers POST /v1/load and POST /v1/bases, and loads what the operator wants at the start."""
 
     def __init__(self, settings: Settings, catalog: Catalog) -> None:
         self._settings = settings
@@ -46,13 +46,35 @@ class Loader:
                     self._spawn(self._load_later(request, registration))
                     return registration.variant()
             found = await asyncio.shield(registration.task)
-        entry = await self._cast(request, found) if isinstance(found, BaseRow) else found
-        self._catalog.begin_load(entry, request)
+        if isinstance(found, BaseRow):
+            entry = await self._begin_cast(request, found)
+        else:
+            entry = found
+            self._catalog.begin_load(entry, request)
         if wait:
             await entry.life.settle()
             if entry.life.state is VariantState.FAILED and entry.life.error is not None:
                 raise entry.life.error
         return entry.snapshot()
+
+    async def register(self, request: LoadRequest, *, wait: bool) -> BaseRow | None:
+        """Register a model as a base without loading it; one that is registered already is found.
+
+        Returns None while a download goes on that nobody waits for. Raises ApiError if it cannot be registered.
+        """
+        found = self._find(request)
+        if isinstance(found, Entry):
+            if found.base is None:
+                raise InvalidRequest(f"'{request.model}' is a stand-in and has no base.", param="model")
+            return found.base
+        if isinstance(found, BaseRow):
+            return found
+        registration = self._begin_registration(request, found)
+        if found.hub_id is not None and not wait:
+            await asyncio.wait({registration.task}, timeout=_REGISTRATION_WAIT_S)
+            if not registration.task.done():
+                return None
+        return await asyncio.shield(registration.task)
 
     def start(self, models: Iterable[str]) -> None:
         """Begin to load what the operator named."""
@@ -115,17 +137,30 @@ class Loader:
             raise InvalidRequest("The base name 'echo' is taken by the stand-in model; give another.", param="name")
         return self._catalog.registrations.begin(name, source, request.dtype)
 
-    async def _cast(self, request: LoadRequest, base: BaseRow) -> Entry:
-        """The variant of a base that a load means: the dtype asked for, else one that is loaded, else the default."""
-        default = fit.auto_dtype(base.info.dtype, request.device or self._settings.device)
-        if request.dtype != "auto":
-            return await self._catalog.cast(base, request.dtype)
-        return self._catalog.loaded_cast(base) or await self._catalog.cast(base, default)
+    async def _begin_cast(self, request: LoadRequest, base: BaseRow) -> Entry:
+        """Begin to load the variant of a base that is meant: the dtype asked for, else one that is loaded, else auto's.
+
+        Raises ApiError if it is refused; a variant that did not exist before is then withdrawn.
+        """
+        if request.dtype == "auto":
+            dtype = fit.auto_dtype(base.info.dtype, request.device or self._settings.device)
+            known = self._catalog.loaded_cast(base) or self._catalog.find(f"{base.name}/{dtype}")
+        else:
+            dtype = request.dtype
+            known = self._catalog.find(f"{base.name}/{dtype}")
+        entry = known or await self._catalog.cast(base, dtype)
+        try:
+            self._catalog.begin_load(entry, request)
+        except ApiError:
+            if known is None:
+                await self._catalog.withdraw(entry)
+            raise
+        return entry
 
     async def _load_later(self, request: LoadRequest, registration: Registration) -> None:
         try:
             base = await asyncio.shield(registration.task)
-            self._catalog.begin_load(await self._cast(request, base), request)
+            await self._begin_cast(request, base)
         except ApiError as error:
             logger.error("load failed: %s", error.message, extra={"base": registration.name})
 

@@ -8,6 +8,7 @@ from typing import Final
 from tokenizers import Tokenizer
 
 from app import embedded
+from app.core.fit import cast_bytes
 from app.core.job_documents import QUANTIZE, QuantizeSpec
 from app.core.job_run import JobRun, RunTools
 from app.core.publish import staging_of
@@ -16,12 +17,13 @@ from app.errors import DiskFull
 from app.schemas.jobs import JobResultObject
 from app.store.bases import BaseRow
 from workers.protocol.messages import CompressResult
-from workers.protocol.recipes import Calibration
+from workers.protocol.recipes import Calibration, CastRecipe, Recipe
 from workers.protocol.specs import CompressSpec, VerifySpec
 
 VERIFY_TOKENS: Final = 256
 # Tokenizer, config, manifest.
 _SMALL_FILES_BYTES: Final = 64 * 2**20
+_ACTIVATION_BYTES: Final = 2**30
 
 
 class QuantizeRun(JobRun):
@@ -48,11 +50,14 @@ class QuantizeRun(JobRun):
         return JobResultObject(
             variant=self._spec.variant,
             format=compressed.format,
+            layout=compressed.layout,
             bits=compressed.bits,
             weight_bytes=compressed.weight_bytes,
             disk_bytes=compressed.disk_bytes,
             num_compressed=compressed.num_compressed,
             kept=compressed.kept,
+            fallbacks=compressed.fallbacks,
+            calibration_tokens=compressed.num_tokens,
             mean_error=compressed.mean_error,
             kl_mean=verified.kl_mean,
             kl_max=verified.kl_max,
@@ -87,6 +92,8 @@ class QuantizeRun(JobRun):
             device=self._spec.device,
             skip=self._spec.skip,
             seed=self._spec.seed,
+            activation_bytes=_activation_bytes(self._settings.job_memory_bytes),
+            memory_bytes=self._settings.job_memory_bytes,
             num_threads=self._settings.num_threads,
         )
 
@@ -101,6 +108,11 @@ class QuantizeRun(JobRun):
         )
 
 
+def _activation_bytes(job_memory_bytes: int | None) -> int:
+    """Hidden states that a job may hold in memory: a quarter of what it may take, a GiB at most."""
+    return _ACTIVATION_BYTES if job_memory_bytes is None else min(_ACTIVATION_BYTES, job_memory_bytes // 4)
+
+
 def verification_ids(tokenizer_file: Path) -> tuple[int, ...]:
     """Tokens of a text that no model of ours has seen, by the model's own tokenizer."""
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
@@ -110,9 +122,12 @@ def verification_ids(tokenizer_file: Path) -> tuple[int, ...]:
     return tuple(tokenizer.encode(text).ids[:VERIFY_TOKENS])
 
 
-def check_disk(base: BaseRow, data_dir: Path) -> None:
-    """Raise DiskFull if a variant as large as its base would not fit: no method makes one larger."""
-    needed_bytes = base.info.weight_bytes + _SMALL_FILES_BYTES
+def check_disk(base: BaseRow, recipe: Recipe, data_dir: Path) -> None:
+    """Raise DiskFull if a variant as large as its base would not fit: only a cast can make one larger."""
+    weight_bytes = base.info.weight_bytes
+    if isinstance(recipe, CastRecipe):
+        weight_bytes = cast_bytes(weight_bytes, base.info.dtype, recipe.dtype)
+    needed_bytes = weight_bytes + _SMALL_FILES_BYTES
     free_bytes = shutil.disk_usage(data_dir).free
     if needed_bytes > free_bytes:
         raise DiskFull(f"The job needs up to {needed_bytes:,} bytes of disk and {free_bytes:,} are free.")

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from app.errors import InvalidRequest
-from workers.protocol.recipe_names import LAYOUTS, RECIPES, method_of, parse_method
+from workers.protocol.recipe_names import LAYOUTS, RECIPES, default_layout, method_of, parse_method
 from workers.protocol.recipes import AwqRecipe, GptqRecipe, Recipe, RtnRecipe
 
 _MIN_GROUP: Final = 8
@@ -54,6 +54,12 @@ def check_layout(layout: str | None, recipe: Recipe) -> None:
         )
     if isinstance(recipe, RtnRecipe | GptqRecipe | AwqRecipe):
         _check_grid_layout(layout, recipe)
+    if layout == "fp8" and default_layout(recipe) != "fp8":
+        raise InvalidRequest(
+            "Layout 'fp8' stores tiles (options.block_size 128) and rounded activations; 'float-quantized' stores both "
+            "kinds of scales.",
+            param="layout",
+        )
 
 
 def check_divides(recipe: Recipe, hidden_size: int | None, prefix: str = "") -> None:
@@ -78,6 +84,10 @@ def _check_grid_layout(layout: str, recipe: RtnRecipe | GptqRecipe | AwqRecipe) 
         problem = f"{recipe.num_bits} bits; it stores 8"
     elif layout in ("awq", "gptq", "gptq_v2") and recipe.group_size == 0:
         problem = "one scale for a whole tensor; give a group_size or -1"
+    elif layout == "gptq" and not recipe.symmetric:
+        problem = "every zero point; 'gptq_v2' has"
+    elif layout == "int-quantized" and not (recipe.symmetric and recipe.group_size <= 0):
+        problem = "groups or zero points; 'pack-quantized' has"
     if problem is not None:
         raise InvalidRequest(f"Layout '{layout}' has no room for {problem}.", param="layout")
 

@@ -21,6 +21,11 @@ class Registration:
     task: asyncio.Task[BaseRow]
     created: int = field(default_factory=lambda: int(time.time()))
 
+    @property
+    def has_failed(self) -> bool:
+        """True once it is over without a base."""
+        return self.task.done() and (self.task.cancelled() or self.task.exception() is not None)
+
     def variant(self) -> Variant:
         """What a list of variants says meanwhile: little is known before the files are here."""
         error = self.task.exception() if self.task.done() and not self.task.cancelled() else None
@@ -32,7 +37,8 @@ class Registration:
             created=self.created,
             state=VariantState.LOADING if error is None else VariantState.FAILED,
             reason="downloading" if error is None else _reason(error),
-            folder=Path(),
+            # where it comes from, until there is a folder
+            folder=Path(self.source.text),
             architecture="",
             num_parameters=0,
             max_model_len=0,
@@ -87,12 +93,11 @@ class Registrations:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _ended(self, name: str, task: "asyncio.Task[BaseRow]") -> None:
-        failed = task.cancelled() or task.exception() is not None
         # A folder that is not a model was told to its client; only a download's failure comes when nobody waits.
         registration = self._by_name.get(name)
         if registration is None or registration.task is not task:
             return
-        if not failed or registration.source.hub_id is None:
+        if not registration.has_failed or registration.source.hub_id is None:
             del self._by_name[name]
 
 

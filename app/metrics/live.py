@@ -52,6 +52,10 @@ class LiveMetrics(Collector):
         """Called for every step of every worker."""
         self._steps[variant_id] = (time.monotonic(), step.stats)
 
+    def forget_worker(self, variant_id: str) -> None:
+        """Called when a worker has gone: what it ran and held has gone with it."""
+        self._steps.pop(variant_id, None)
+
     def describe(self) -> list[Metric]:
         """Empty: registering must not look anything up."""
         return []

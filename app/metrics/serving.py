@@ -1,9 +1,10 @@
 """The metrics of serving, one registry per app, as vLLM's bench defines them, so that numbers mean the same."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from app.metrics.stamps import RequestStamps
@@ -47,6 +48,22 @@ class EndedRun(Protocol):
         ...
 
 
+class _WithoutCreated(Collector):
+    """A registry but for the `_created` series, which double the counters and which no dashboard reads.
+
+    prometheus_client can turn them off too, but only for the whole process.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, with what it measures."""
+        for family in self._registry.collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
+
+
 class ServingMetrics:
     """Counters and histograms of requests, by variant. Variants are names of the registry, never users' strings."""
 
@@ -84,7 +101,7 @@ class ServingMetrics:
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""
-        return generate_latest(self.registry)
+        return generate_latest(_WithoutCreated(self.registry))
 
     def add_collector(self, collector: Collector) -> None:
         """Include what is looked up only when somebody asks: states of workers, variants and jobs."""

@@ -99,15 +99,22 @@ class JobErrorObject(Struct, frozen=True, kw_only=True):
 
 
 class JobResultObject(Struct, frozen=True, kw_only=True):
-    """What a job made, and how near it is to the base. kept: module -> why it was not compressed."""
+    """What a job made, and how near it is to the base. kept: module -> why it was not compressed.
+
+    layout: of the files. fallbacks: module -> why it was rounded to nearest without its method. calibration_tokens:
+    module -> tokens that its method has seen, for methods that look at a text.
+    """
 
     variant: str
     format: str
+    layout: str = ""
     bits: int
     weight_bytes: int
     disk_bytes: int
     num_compressed: int
     kept: dict[str, str]
+    fallbacks: dict[str, str] = {}
+    calibration_tokens: dict[str, int] = {}
     mean_error: float
     kl_mean: float
     kl_max: float

@@ -1,4 +1,4 @@
-"""Bodies of POST /v1/load and POST /v1/unload."""
+"""Bodies of POST /v1/load, POST /v1/bases and POST /v1/unload."""
 
 from typing import Literal
 
@@ -22,6 +22,15 @@ class LoadBody(OwnBody):
     kv_cache_bytes: int | None = Field(None, ge=2**16, le=2**44)
     lane: Literal["auto", "packed", "compat"] | None = None
     wait: bool = False
+
+
+class RegisterBody(OwnBody):
+    """model: a local folder or a hub id. name: of the new base. wait: answer when a download is there."""
+
+    model: str = Field(min_length=1, max_length=1024)
+    name: str | None = Field(None, min_length=1, max_length=64)
+    revision: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")
+    wait: bool = True
 
 
 class UnloadBody(OwnBody):

@@ -19,7 +19,10 @@ class QualityObject(Struct, frozen=True, kw_only=True):
 
 
 class VariantObject(Struct, frozen=True, kw_only=True):
-    """One variant. Fields that only a running worker knows are null while nothing is loaded."""
+    """One variant. Fields that only a running worker knows are null while nothing is loaded.
+
+    kernel: the products of compressed layers; "emulated" is right and saves memory, and no time.
+    """
 
     id: str
     object: Literal["variant"] = "variant"
@@ -35,6 +38,7 @@ class VariantObject(Struct, frozen=True, kw_only=True):
     device_name: str | None
     lane: str | None
     lane_reason: str | None
+    kernel: str | None
     architecture: str
     num_parameters: int
     max_model_len: int

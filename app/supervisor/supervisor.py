@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from app.supervisor.job import JobProcess, ProgressObserver
 from app.supervisor.restart import RestartPolicy
-from app.supervisor.worker import StepObserver, Worker
+from app.supervisor.worker import EndObserver, StepObserver, Worker
 from workers.protocol.messages import Step
 from workers.protocol.specs import JobSpec, ServeSpec
 
@@ -42,14 +42,19 @@ class Supervisor:
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self.ticked_at_s = time.monotonic()
-        self._observers: list[StepObserver] = []
+        self._step_observers: list[StepObserver] = []
+        self._end_observers: list[EndObserver] = []
         self._workers: list[Worker] = []
         self._jobs: list[JobProcess] = []
         self._ticking: asyncio.Task[None] | None = None
 
     def observe_steps(self, observer: StepObserver) -> None:
         """Call observer(variant_id, step) for every step of every worker, on the event loop."""
-        self._observers.append(observer)
+        self._step_observers.append(observer)
+
+    def observe_ends(self, observer: EndObserver) -> None:
+        """Call observer(variant_id) whenever a worker has gone: after its last step, before its successor starts."""
+        self._end_observers.append(observer)
 
     async def start(self) -> None:
         """Begin to watch."""
@@ -63,7 +68,7 @@ class Supervisor:
 
     async def start_worker(self, spec: ServeSpec) -> Worker:
         """Fork a serving process for this spec; it is loading when this returns."""
-        worker = Worker(spec.variant, self._step)
+        worker = Worker(spec.variant, self._step, self._ended)
         await worker.start(spec, faults=self.watch.faults)
         self._workers = [*_alive(self._workers), worker]
         return worker
@@ -76,8 +81,12 @@ class Supervisor:
         return job
 
     def _step(self, variant_id: str, step: Step) -> None:
-        for observer in self._observers:
+        for observer in self._step_observers:
             observer(variant_id, step)
+
+    def _ended(self, variant_id: str) -> None:
+        for observer in self._end_observers:
+            observer(variant_id)
 
     async def _tick_forever(self) -> None:
         while True:

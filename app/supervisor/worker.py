@@ -33,6 +33,7 @@ STACK_DUMP_S: Final = 0.3
 STDERR_LINES_LOGGED: Final = 40
 
 StepObserver = Callable[[str, Step], None]
+EndObserver = Callable[[str], None]
 
 
 class LoadFailed(Exception):
@@ -47,13 +48,14 @@ class LoadFailed(Exception):
 class Worker:
     """One process that serves one variant, from its start to its end. A restart is a new Worker."""
 
-    def __init__(self, variant_id: str, on_step: StepObserver) -> None:
+    def __init__(self, variant_id: str, on_step: StepObserver, on_end: EndObserver) -> None:
         self.variant_id = variant_id
         self.stats = StepStats()
         self.loading: Loading | None = None
         self.last_step_at_s = time.monotonic()
         self.gone_reason = ""
         self._on_step = on_step
+        self._on_end = on_end
         self._streams: dict[str, Stream] = {}
         self._child: Child[FromWorker] = Child(f"worker {variant_id}", self._receive, self._end)
         self._ready: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
@@ -206,6 +208,9 @@ class Worker:
     def _end(self, reason: str) -> None:
         """The process has been reaped; reason says how it ended."""
         self.gone_reason = self._condemned or reason
+        # whoever asks before a restart must not be told of sequences that died with it
+        self.stats = StepStats()
+        self._on_end(self.variant_id)
         gone = WorkerGone(self.gone_reason, is_deliberate=self._is_stopping)
         if not self._is_stopping and not self._load_was_refused:
             fields = {"variant": self.variant_id, "pid": self.pid, "streams": len(self._streams)}

@@ -99,7 +99,7 @@ def test_quantize_follows_the_job_and_the_variant_can_be_used(run: Run, served: 
     assert "int8" in again.stderr
 
     unloaded = run(["unload", f"{base}/int8"])
-    assert unloaded.exit_code == 0, unloaded.output
+    assert unloaded.stdout.strip() == f"{base}/int8: unloaded", unloaded.output
     assert f"{base}/int8" not in run(["ps"]).stdout
 
 
@@ -164,6 +164,15 @@ def test_second_server_on_the_same_data_exits_with_3(server: CliServer) -> None:
 
     assert second.returncode == 3, second.stderr
     assert "in use" in second.stderr
+
+
+def test_doctor_knows_its_own_server(server: CliServer, tmp_path: Path) -> None:
+    port = server.url.rpartition(":")[2]
+
+    result = CliRunner().invoke(app, ["doctor", "--data-dir", str(tmp_path / "data")], env={"SLIMSERVE_PORT": port})
+
+    assert result.exit_code == 0, result.output
+    assert f"127.0.0.1:{port} is used by a slimserve server" in result.stdout
 
 
 def test_doctor_finds_devices_and_a_writable_folder(tmp_path: Path) -> None:

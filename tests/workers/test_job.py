@@ -103,14 +103,14 @@ def test_job_that_fails_says_why_and_exits(tmp_path: Path) -> None:
     assert status == 1
 
 
-def test_unreachable_hub_is_base_not_found_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_said_to_be_so_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
 
     with started(InspectSpec(hub_id="someone/small", target_dir=str(tmp_path / "target"))) as job:
         *_, failed = job.messages()
 
     assert isinstance(failed, Failed)
-    assert failed.code is WorkerErrorCode.BASE_NOT_FOUND
+    assert failed.code is WorkerErrorCode.HUB_UNREACHABLE
     assert "load its folder" in failed.message
 
 

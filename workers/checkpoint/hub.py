@@ -39,7 +39,7 @@ def download(
 ) -> Path:
     """Fetch a model into `target_dir`; on_progress gets (bytes done, bytes in all). Finished files are kept.
 
-    Raises WorkerError: base_not_found (unknown, private or unreachable), unsafe_checkpoint (no safetensors), disk_full.
+    Raises WorkerError: base_not_found (unknown or private), hub_unreachable, unsafe_checkpoint, disk_full.
     """
     try:
         info = HfApi(endpoint=endpoint).model_info(hub_id, revision=revision, files_metadata=True)
@@ -131,6 +131,8 @@ def _not_found(hub_id: str, problem: str) -> WorkerError:
 
 
 def _unreachable(hub_id: str) -> WorkerError:
-    return _not_found(
-        hub_id, "could not be fetched: the hub is not reachable from here; download it elsewhere and load its folder"
+    return WorkerError(
+        WorkerErrorCode.HUB_UNREACHABLE,
+        f"model {hub_id!r} could not be fetched: the hub is not reachable from here; try again, or download it "
+        "elsewhere and load its folder",
     )

@@ -11,32 +11,15 @@ from torch import Tensor
 
 from workers.compress import rtn
 from workers.compress.token_sample import Moments
+from workers.compress.weight_grid import WeightGrid
 from workers.formats import grid
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 
 # The paper's code shrinks a range to one half at most, in steps of one twentieth.
 _SHRINK_STEPS = 20
 _MOST_SHRUNK = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """The grid that scales and ranges are searched for; see rtn.quantize."""
-
-    num_bits: int
-    group_size: int
-    is_symmetric: bool
-    scale_dtype: torch.dtype = torch.float16
-
-    def rounded(self, weight: Tensor) -> Tensor:
-        """(N, K), fp32: the weight at its nearest points."""
-        return rtn.quantize(
-            weight,
-            num_bits=self.num_bits,
-            group_size=self.group_size,
-            is_symmetric=self.is_symmetric,
-            scale_dtype=self.scale_dtype,
-        ).dequantize()
+# Weights at a time: what is computed from them stays in the cache.
+_CHUNK = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +31,9 @@ class ScaleSearch:
     losses: list[float]
 
 
-def search_scales(weights: list[Tensor], mean: Tensor, inputs: Tensor, points: Grid, num_ratios: int) -> ScaleSearch:
+def search_scales(
+    weights: list[Tensor], mean: Tensor, inputs: Tensor, points: WeightGrid, num_ratios: int
+) -> ScaleSearch:
     """s = mean|x|**alpha, the alpha in [0, 1) whose rounded weights change the outputs least.
 
     weights: (N, K) each, of all linears that read this input; mean: (K,), of |x|; inputs: (tokens, K). The loss is the
@@ -73,37 +58,34 @@ def search_scales(weights: list[Tensor], mean: Tensor, inputs: Tensor, points: G
     return ScaleSearch(scales=tried[best], alpha=best / num_ratios, losses=losses)
 
 
-def search_clip(weight: Tensor, inputs: Tensor, points: Grid) -> Tensor:
+def search_clip(weight: Tensor, inputs: Tensor, points: WeightGrid) -> Tensor:
     """The largest magnitude to keep in each group of each row: (N, G), fp32; clamp to it before rounding.
 
     weight: (N, K), scaled already; inputs: (tokens, K), scaled back. Groups are judged one by one, each by its own
     share of the outputs, as in the paper's code.
     """
     rtn.require_finite(weight)
-    width = grid.group_width(weight.shape[1], points.group_size)
-    kept = []
-    for start in range(0, weight.shape[1], width):
-        exact = weight[:, start : start + width].to(torch.float32)
-        seen = inputs[:, start : start + width].to(torch.float32)
-        gram = seen.T @ seen
-        absmax = exact.abs().amax(dim=1, keepdim=True)
-        best, least = absmax.clone(), torch.full_like(absmax, torch.inf)
-        for step in range(int(_SHRINK_STEPS * _MOST_SHRUNK)):
-            limit = absmax * (1 - step / _SHRINK_STEPS)
-            clamped = exact.clamp(-limit, limit)
-            codes = rtn.quantize(
-                clamped,
-                num_bits=points.num_bits,
-                group_size=-1,
-                is_symmetric=points.is_symmetric,
-                scale_dtype=points.scale_dtype,
-            )
-            difference = codes.dequantize() - exact
-            loss = ((difference @ gram) * difference).sum(dim=1, keepdim=True)
-            is_better = loss < least
-            best, least = torch.where(is_better, limit, best), torch.where(is_better, loss, least)
-        kept.append(best)
-    return torch.cat(kept, dim=1)
+    num_rows, num_columns = weight.shape
+    width = grid.group_width(num_columns, points.group_size)
+    seen = inputs.to(torch.float32).reshape(len(inputs), -1, width).transpose(0, 1)
+    gram = seen.transpose(1, 2) @ seen
+    step = max(1, _CHUNK // num_columns)
+    groups = weight.to(torch.float32).reshape(num_rows, -1, width)
+    return torch.cat([_limits(groups[start : start + step], gram, points) for start in range(0, num_rows, step)])
+
+
+def _limits(exact: Tensor, gram: Tensor, points: WeightGrid) -> Tensor:
+    """exact: (N, G, g); gram: (G, g, g), of each group's inputs. Returns (N, G)."""
+    absmax = exact.abs().amax(dim=-1, keepdim=True)
+    best, least = absmax.clone(), torch.full_like(absmax, torch.inf)
+    for step in range(int(_SHRINK_STEPS * _MOST_SHRUNK)):
+        limit = absmax * (1 - step / _SHRINK_STEPS)
+        clamped = exact.clamp(-limit, limit)
+        difference = (points.nearest(clamped, clamped) - exact).transpose(0, 1)
+        loss = ((difference @ gram) * difference).sum(dim=-1).T[..., None]
+        is_better = loss < least
+        best, least = torch.where(is_better, limit, best), torch.where(is_better, loss, least)
+    return best[..., 0]
 
 
 def clip(weight: Tensor, limits: Tensor) -> Tensor:

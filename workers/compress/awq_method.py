@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.compress import awq, rtn
+from workers.compress import awq
 from workers.compress.method import Observer, Rounded
 from workers.compress.token_sample import TokenSample
+from workers.compress.weight_grid import WeightGrid
 from workers.formats.codes import GridCodes
 from workers.protocol.recipes import AwqRecipe
 
@@ -37,26 +38,17 @@ class AwqMethod:
         points = self._points()
         inputs = observed.tokens if scales is None else observed.tokens / scales
         exact = weight if scales is None else weight / scales
-        codes = self._codes(weight)
+        codes = points.codes(weight)
         after = self._error(observed, exact, codes, scales)
         before = after if scales is None else observed.relative_error(exact, points.rounded(exact))
         if self.recipe.clip:
-            clipped = self._codes(awq.clip(weight, awq.search_clip(weight, inputs, points)))
+            clipped = points.codes(awq.clip(weight, awq.search_clip(weight, inputs, points)))
             error = self._error(observed, exact, clipped, scales)
             codes, after = (clipped, error) if error < after else (codes, after)
         return Rounded(codes=codes, error_before=before, error_after=after)
 
-    def _points(self) -> awq.Grid:
-        return awq.Grid(
-            num_bits=self.recipe.num_bits,
-            group_size=self.recipe.group_size,
-            is_symmetric=self.recipe.symmetric,
-            scale_dtype=self.scale_dtype,
-        )
-
-    def _codes(self, weight: Tensor) -> GridCodes:
-        return rtn.quantize(
-            weight,
+    def _points(self) -> WeightGrid:
+        return WeightGrid(
             num_bits=self.recipe.num_bits,
             group_size=self.recipe.group_size,
             is_symmetric=self.recipe.symmetric,

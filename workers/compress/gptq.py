@@ -4,12 +4,13 @@ How much goes where is read from the inverse Hessian of the layer's output error
 holds, row by row, what repeated elimination of finished columns from H^-1 would give.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from workers.compress import rtn
+from workers.compress.weight_grid import WeightGrid
 from workers.formats import grid
 from workers.formats.codes import GridCodes
 from workers.protocol.errors import WorkerError, WorkerErrorCode
@@ -44,8 +45,12 @@ class HessianAccumulator:
 
     def relative_error(self, weight: Tensor, approximation: Tensor) -> float:
         """||X (W - W')^T|| / ||X W^T|| over all tokens; 0 where the outputs are."""
-        exact = output_error(weight, torch.zeros_like(weight), self.mean)
-        return (max(0.0, output_error(weight, approximation, self.mean)) / exact) ** 0.5 if exact > 0 else 0.0
+        return self.relative(weight, output_error(weight - approximation, self.mean))
+
+    def relative(self, weight: Tensor, error: float) -> float:
+        """What an output error of this weight is, relative to its outputs."""
+        exact = output_error(weight, self.mean)
+        return (max(0.0, error) / exact) ** 0.5 if exact > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +67,7 @@ class GptqResult:
 
 
 def quantize(
-    weight: Tensor,
-    hessian: Tensor,
-    *,
-    num_bits: int,
-    group_size: int,
-    is_symmetric: bool,
-    act_order: bool,
-    damp_percent: float,
-    scale_dtype: torch.dtype = torch.float16,
+    weight: Tensor, hessian: Tensor, points: WeightGrid, *, act_order: bool, damp_percent: float
 ) -> GptqResult:
     """weight: (N, K), floating point; hessian: (K, K), fp32, on the weight's device; neither is changed.
 
@@ -79,9 +76,7 @@ def quantize(
     Raises WorkerError: invalid_request if the groups do not divide K, variant_corrupt for numbers that are not finite.
     """
     rtn.require_finite(hessian)
-    plain = rtn.quantize(
-        weight, num_bits=num_bits, group_size=group_size, is_symmetric=is_symmetric, scale_dtype=scale_dtype
-    )
+    plain = replace(points, is_searched=False).codes(weight)
     # A column that never saw an input: its weights change no output, and its row of H is zero.
     dead = hessian.diagonal() == 0
     order = torch.arange(weight.shape[1], device=weight.device)
@@ -89,26 +84,28 @@ def quantize(
         order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
     factor, used_percent = _inverse_factor(hessian[order][:, order], dead[order], damp_percent)
     moving = torch.where(dead, 0, weight.to(torch.float32))[:, order]
-    found = _push_errors(moving, factor, order, plain, has_moving_grids=not act_order and group_size > 0)
+    start = points.codes(weight) if points.is_searched else plain
+    has_moving_grids = not act_order and points.group_size > 0
+    found = _push_errors(moving, factor, order, start, points if has_moving_grids else None)
     return GptqResult(
         codes=found,
         plain=plain,
-        error_before=output_error(weight, plain.dequantize(), hessian),
-        error_after=output_error(weight, found.dequantize(), hessian),
+        error_before=output_error(weight - plain.dequantize(), hessian),
+        error_after=output_error(weight - found.dequantize(), hessian),
         damp_percent=used_percent,
     )
 
 
 def _push_errors(
-    moving: Tensor, factor: Tensor, order: Tensor, plain: GridCodes, *, has_moving_grids: bool
+    moving: Tensor, factor: Tensor, order: Tensor, plain: GridCodes, points: WeightGrid | None
 ) -> GridCodes:
     """Round column by column. moving: (N, K), its columns in `order`, is used up; factor: (K, K), in the same order.
 
-    has_moving_grids: a group's grid is made when its first column is reached; `order` is the columns' own then.
+    plain: on the grids to begin with. points: makes a group's grid anew when its first column is reached; `order` is
+    the columns' own then. None: the grids stay.
     """
     num_bits, width = plain.num_bits, plain.group_size
     scale, zero = plain.scale.clone(), plain.zero.clone()
-    is_symmetric, scale_dtype = plain.is_symmetric, scale.dtype
     codes = torch.empty_like(plain.codes)
     groups = (order // width).tolist()
     for start in range(0, moving.shape[1], _BLOCK):
@@ -116,11 +113,11 @@ def _push_errors(
         errors = torch.empty(moving.shape[0], end - start, device=moving.device)
         for at in range(start, end):
             i, group = at - start, groups[at]
-            if has_moving_grids and at % width == 0:
+            if points is not None and at % width == 0:
                 # Errors of this block have moved its own columns already; those beyond it wait for the block's end.
                 beyond = moving[:, end : at + width] - errors[:, :i] @ factor[start:at, end : at + width]
                 entering = torch.cat([moving[:, at : min(end, at + width)], beyond], dim=1)
-                scale[:, group], zero[:, group] = grid.affine_grid(entering, num_bits, is_symmetric, scale_dtype)
+                scale[:, group], zero[:, group] = points.make(entering, num_bits, points.is_symmetric, scale.dtype)
             values = moving[:, at]
             codes[:, at] = grid.affine_codes(values, scale[:, group], zero[:, group], num_bits)
             rounded = (codes[:, at].float() - zero[:, group].float()) * scale[:, group].float()
@@ -132,10 +129,10 @@ def _push_errors(
     return GridCodes(num_bits=num_bits, codes=in_order, scale=scale, zero=zero)
 
 
-def output_error(weight: Tensor, approximation: Tensor, hessian: Tensor) -> float:
-    """tr((W - Q) H (W - Q)^T): twice the mean squared change of the outputs, summed over them."""
-    difference = weight.to(torch.float32) - approximation
-    return float(((difference @ hessian) * difference).sum())
+def output_error(difference: Tensor, hessian: Tensor) -> float:
+    """tr(D H D^T): twice the mean squared change of the outputs, summed over them. difference: (N, K)."""
+    exact = difference.to(torch.float32)
+    return float(((exact @ hessian) * exact).sum())
 
 
 def _inverse_factor(hessian: Tensor, dead: Tensor, percent: float) -> tuple[Tensor, float]:
@@ -144,13 +141,16 @@ def _inverse_factor(hessian: Tensor, dead: Tensor, percent: float) -> tuple[Tens
     damped.diagonal()[dead] = 1
     mean = float(damped.diagonal().mean())
     added = 0.0
+    identity = torch.eye(len(damped), device=damped.device)
     while True:
         damped.diagonal().add_(mean * (percent - added))
         added = percent
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        # H = R R^T with R upper is the usual factorization from the last row to the first; then H^-1 = R^-T R^-1. The
+        # inverse itself, which would cost as much again and some digits, is not needed.
+        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
         if not failed:
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not failed and bool(torch.isfinite(upper).all()):
+            upper = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
+            if bool(torch.isfinite(upper).all()):
                 return upper, percent
         if percent > 100:
             raise WorkerError(WorkerErrorCode.VARIANT_CORRUPT, "the Hessian of a layer's inputs cannot be factored")

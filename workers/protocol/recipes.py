@@ -56,6 +56,7 @@ class GptqRecipe(Struct, frozen=True, kw_only=True, tag="gptq", forbid_unknown_f
 
     act_order: columns with the largest Hessian diagonal first. damp_percent: of the mean diagonal, raised by itself
     until the Hessian can be factored. true_sequential: later linears of a layer see the compressed earlier ones.
+    search_range: each group's grid covers the part of its range that rounds with the least error, not all of it.
     """
 
     num_bits: NumBits = 4
@@ -64,6 +65,7 @@ class GptqRecipe(Struct, frozen=True, kw_only=True, tag="gptq", forbid_unknown_f
     act_order: bool = True
     damp_percent: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.01
     true_sequential: bool = True
+    search_range: bool = True
 
 
 class AwqRecipe(Struct, frozen=True, kw_only=True, tag="awq", forbid_unknown_fields=True):

@@ -1,7 +1,12 @@
 """The administrative routes over ASGI: statuses, shapes, refusals. Nothing here waits for a model."""
 
+import shutil
+from pathlib import Path
+
 import httpx
 import pytest
+
+from app import embedded
 
 
 async def test_load_answers_202_while_it_loads_and_unload_gives_the_variant_back(client: httpx.AsyncClient) -> None:
@@ -18,6 +23,23 @@ async def test_load_answers_202_while_it_loads_and_unload_gives_the_variant_back
     assert loading.json()["weight_bytes"] is None
     assert unloaded.status_code == 200
     assert unloaded.json()["state"] == "registered"
+
+
+async def test_base_is_registered_without_being_loaded(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(embedded.model_path(), folder)
+
+    made = await client.post("/v1/bases", json={"model": str(folder), "name": "mine"})
+    again = await client.post("/v1/bases", json={"model": str(folder)})
+    missing = await client.post("/v1/bases", json={"model": str(tmp_path / "none")})
+
+    assert (made.status_code, made.json()["id"], made.json()["object"]) == (200, "mine", "base")
+    assert again.json() == made.json()
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "base_not_found")
+    listed = (await client.get("/v1/bases")).json()["data"]
+    assert [base["id"] for base in listed] == ["slimstory", "mine"]
+    variants = (await client.get("/v1/variants")).json()["data"]
+    assert not [variant for variant in variants if variant["base"] == "mine"]
 
 
 @pytest.mark.parametrize(

@@ -123,22 +123,23 @@ REQUESTS = [
     pytest.param(post(CHAT, b"{}", "x: y"), 415, "unsupported_media_type", id="no-type"),
     pytest.param(post(CHAT, b"a=b", "content-type: application/x-www-form-urlencoded"), 415, None, id="form"),
     pytest.param(post("/v1/foo", b"{}"), 404, None, id="unknown-url"),
-    pytest.param(b"GET /v1/completions HTTP/1.1\r\nhost: x\r\n\r\n", 405, "method_not_supported", id="method"),
+    pytest.param(b"GET /v1/completions HTTP/1.1\r\nhost: localhost\r\n\r\n", 405, "method_not_supported", id="method"),
     pytest.param(post(CHAT, b"{}", JSON_TYPE, "origin: http://evil.example"), 403, "origin_not_allowed", id="origin"),
     pytest.param(
-        f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n{JSON_TYPE}\r\ncontent-length: 4194305\r\n\r\n".encode(),
+        f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\n{JSON_TYPE}\r\ncontent-length: 4194305\r\n\r\n".encode(),
         413,
         "content_too_large",
         id="content-length",
     ),
     pytest.param(
-        f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n{JSON_TYPE}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+        f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\n{JSON_TYPE}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
         + (b"100000\r\n" + b" " * 2**20 + b"\r\n") * 5,
         413,
         "content_too_large",
         id="chunked",
     ),
     pytest.param(b"GET /v1/models HTTP/1.1\r\nhost: a/b?x=\r\n\r\n", 400, "invalid_host", id="bad-host"),
+    pytest.param(b"GET /v1/models HTTP/1.1\r\nhost: rebound.example\r\n\r\n", 400, "invalid_host", id="other-host"),
 ]
 
 

@@ -36,7 +36,9 @@ async def test_engine_stops_when_the_client_is_gone(http: httpx.AsyncClient, ser
     address = urlsplit(served)
     _, writer = await asyncio.open_connection(address.hostname, address.port)
     body = json.dumps(completion(max_tokens=4000, stream=stream)).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nhost: [::1]\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    )
 
     writer.write(head.encode() + b"\r\n\r\n" + body)
     assert await reached(http, RUNNING, 1)

@@ -26,11 +26,21 @@ def test_option_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
 def test_lists_in_the_environment_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIMSERVE_API_KEYS", "one, two,")
     monkeypatch.setenv("SLIMSERVE_MODELS_DIRS", "/a:/b")
+    monkeypatch.setenv("SLIMSERVE_ALLOWED_HOSTS", "a.example, b.example")
 
     settings = settings_from({})
 
     assert settings.api_keys == ("one", "two")
     assert settings.models_dirs == (Path("/a"), Path("/b"))
+    assert settings.allowed_hosts == ("a.example", "b.example")
+
+
+@pytest.mark.parametrize(("given", "found"), [("x/../data", "data"), ("~/data", "home/data")], ids=["relative", "home"])
+def test_data_folder_is_resolved_once(given: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    assert settings_from({"data_dir": Path(given)}).data_dir == tmp_path.resolve() / found
 
 
 def test_misspelt_setting_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

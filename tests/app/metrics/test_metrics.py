@@ -78,3 +78,13 @@ def test_apps_do_not_share_their_numbers() -> None:
 
     assert "a/fp32" in first.exposition().decode()
     assert "a/fp32" not in second.exposition().decode()
+
+
+def test_series_without_a_question_behind_them_are_left_out() -> None:
+    metrics = ServingMetrics()
+    metrics.ended("a/fp32", "ok", Ended())
+
+    lines = metrics.exposition().decode().splitlines()
+
+    assert [line for line in lines if "_created" in line] == []
+    assert sum("_bucket{" in line for line in lines) > 20

@@ -102,7 +102,7 @@ def test_unknown_model_is_not_found(hub: str, tmp_path: Path, hub_id: str) -> No
     assert caught.value.code is WorkerErrorCode.BASE_NOT_FOUND
 
 
-def test_refused_connection_is_not_found_with_the_way_out(tmp_path: Path) -> None:
+def test_refused_connection_is_unreachable_with_the_way_out(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -110,7 +110,7 @@ def test_refused_connection_is_not_found_with_the_way_out(tmp_path: Path) -> Non
         with pytest.raises(WorkerError, match="load its folder") as caught:
             download("someone/small", None, tmp_path / "m", lambda *at: None, endpoint=endpoint)
 
-    assert caught.value.code is WorkerErrorCode.BASE_NOT_FOUND
+    assert caught.value.code is WorkerErrorCode.HUB_UNREACHABLE
 
 
 def test_cancel_during_a_download_passes_through(hub: str, tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
 """AWQ and SmoothQuant on layers with planted large activations, and the methods without data."""
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
 from workers.compress import awq, fp8, llm_int8, rtn, smoothquant
+from workers.compress.weight_grid import WeightGrid
 
 
 def planted(num_large: int = 4) -> tuple[Tensor, Tensor]:
@@ -19,14 +23,14 @@ def change(weight: Tensor, approximation: Tensor, inputs: Tensor) -> float:
 
 def test_awq_loses_less_than_round_to_nearest_and_clip_less_again() -> None:
     weight, inputs = planted()
-    options = {"num_bits": 3, "group_size": 32, "is_symmetric": False}
-    plain = change(weight, rtn.quantize(weight, **options).dequantize(), inputs)
+    points = WeightGrid(num_bits=3, group_size=32, is_symmetric=False)
+    plain = change(weight, points.rounded(weight), inputs)
 
-    found = awq.search_scales([weight], inputs, num_ratios=20, **options)
+    found = awq.search_scales([weight], inputs.abs().mean(0), inputs, points, 20)
     scaled = weight * found.scales
-    folded = rtn.quantize(scaled, **options).dequantize() / found.scales
-    limits = awq.search_clip(scaled, inputs / found.scales, **options)
-    clipped = rtn.quantize(awq.clip(scaled, limits), **options).dequantize() / found.scales
+    folded = points.rounded(scaled) / found.scales
+    limits = awq.search_clip(scaled, inputs / found.scales, points)
+    clipped = points.rounded(awq.clip(scaled, limits)) / found.scales
 
     assert found.alpha > 0
     assert change(weight, folded, inputs) < 0.5 * plain
@@ -34,19 +38,58 @@ def test_awq_loses_less_than_round_to_nearest_and_clip_less_again() -> None:
     torch.testing.assert_close((inputs / found.scales) @ scaled.T, inputs @ weight.T, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("group_size", [32, -1, 0])
+@pytest.mark.parametrize("is_symmetric", [True, False], ids=["sym", "asym"])
+def test_search_rounds_as_the_variant_will_be(group_size: int, is_symmetric: bool) -> None:
+    weight, _ = planted()
+    options: dict[str, Any] = {"num_bits": 4, "group_size": group_size, "is_symmetric": is_symmetric}
+
+    expected = rtn.quantize(weight, **options).dequantize()
+
+    assert torch.equal(WeightGrid(**options).rounded(weight), expected)
+
+
+def test_losses_of_the_scale_search_are_those_of_the_outputs() -> None:
+    weight, inputs = planted()
+    points = WeightGrid(num_bits=4, group_size=32, is_symmetric=True)
+    mean = inputs.abs().mean(0)
+
+    many = awq.search_scales([weight, weight[:7]], mean, inputs, points, 5)
+    few = awq.search_scales([weight, weight[:7]], mean, inputs[:20], points, 5)
+
+    # More tokens than columns go through X^T X, fewer through X itself.
+    for found, seen in ((many, inputs), (few, inputs[:20])):
+        for step, loss in enumerate(found.losses):
+            scales = mean ** (step / 5)
+            scales = scales / (scales.max() * scales.min()).sqrt()
+            rounded = points.rounded(weight * scales) / scales
+            expected = sum(
+                change(one, rounded[: len(one)], seen) * len(seen) * len(one) for one in (weight, weight[:7])
+            )
+            # fp32 sums of 128 products against fp64 ones
+            assert abs(loss - expected) < 1e-3 * expected
+
+
 def test_smoothquant_loses_less_than_naive_w8a8() -> None:
     weight, inputs = planted()
 
     def w8a8(x: Tensor, w: Tensor) -> Tensor:
-        step = x.abs().amax(1, keepdim=True) / 127
         rounded = rtn.quantize(w, num_bits=8, group_size=-1, is_symmetric=True).dequantize()
-        return (torch.round(x / step) * step) @ rounded.T
+        return smoothquant.round_tokens(x) @ rounded.T
 
     scales = smoothquant.smoothing_scales(inputs.abs().amax(0), weight.abs().amax(0), 0.5)
 
     exact = inputs @ weight.T
     naive = (w8a8(inputs, weight) - exact).square().mean()
     assert (w8a8(inputs / scales, weight * scales) - exact).square().mean() < 0.25 * naive
+
+
+def test_tokens_are_rounded_to_int8_by_their_own_largest_number() -> None:
+    inputs = torch.tensor([[127.0, 3.4, -0.6], [0.0, 0.0, 0.0], [-1.0, 0.5, 0.001]])
+
+    rounded = smoothquant.round_tokens(inputs)
+
+    torch.testing.assert_close(rounded, torch.tensor([[127.0, 3.0, -1.0], [0.0, 0.0, 0.0], [-1.0, 64 / 127, 0.0]]))
 
 
 def test_smoothing_leaves_silent_columns_alone() -> None:

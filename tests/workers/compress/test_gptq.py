@@ -5,7 +5,10 @@ import torch
 from torch import Tensor
 
 from workers.compress import gptq, rtn
+from workers.compress.weight_grid import WeightGrid
 from workers.protocol.errors import WorkerError
+
+GROUPS_OF_64 = WeightGrid(num_bits=4, group_size=64, is_symmetric=True)
 
 
 def layer(num_rows: int = 12, num_columns: int = 192, num_tokens: int = 600) -> tuple[Tensor, Tensor]:
@@ -34,9 +37,9 @@ def slow(weight: Tensor, inputs: Tensor, num_bits: int, width: int, is_symmetric
     def grid_of(columns: Tensor) -> tuple[Tensor, Tensor]:
         if is_symmetric:
             scale = columns.abs().amax(1) / (2 ** (num_bits - 1) - 1)
-            return scale.half().double(), torch.full_like(scale, 2 ** (num_bits - 1))
+            return scale.bfloat16().double(), torch.full_like(scale, 2 ** (num_bits - 1))
         low, high = columns.amin(1).clamp(max=0), columns.amax(1).clamp(min=0)
-        scale = ((high - low) / (2**num_bits - 1)).half().double()
+        scale = ((high - low) / (2**num_bits - 1)).bfloat16().double()
         return scale, torch.round(-low / scale)
 
     if act_order:
@@ -66,9 +69,7 @@ def test_equals_the_papers_equations(num_bits: int, group_size: int, is_symmetri
     result = gptq.quantize(
         weight,
         hessian_of(inputs),
-        num_bits=num_bits,
-        group_size=group_size,
-        is_symmetric=is_symmetric,
+        WeightGrid(num_bits=num_bits, group_size=group_size, is_symmetric=is_symmetric),
         act_order=act_order,
         damp_percent=0.01,
     )
@@ -79,7 +80,7 @@ def test_equals_the_papers_equations(num_bits: int, group_size: int, is_symmetri
     equal = torch.isclose(result.codes.dequantize().double(), expected, rtol=1e-5, atol=1e-6)
     assert equal.double().mean() > 0.99
     hessian = hessian_of(inputs)
-    assert result.error_after == pytest.approx(gptq.output_error(weight, expected.float(), hessian), rel=0.01)
+    assert result.error_after == pytest.approx(gptq.output_error(weight - expected.float(), hessian), rel=0.01)
     assert result.error_after < result.error_before
 
 
@@ -95,9 +96,7 @@ def test_error_before_is_that_of_round_to_nearest() -> None:
     weight, inputs = layer()
     hessian = hessian_of(inputs)
 
-    result = gptq.quantize(
-        weight, hessian, num_bits=4, group_size=64, is_symmetric=True, act_order=True, damp_percent=0.01
-    )
+    result = gptq.quantize(weight, hessian, GROUPS_OF_64, act_order=True, damp_percent=0.01)
 
     plain = rtn.quantize(weight, num_bits=4, group_size=64, is_symmetric=True).dequantize()
     outputs = (inputs @ (weight - plain).T).square().sum() / len(inputs)
@@ -108,31 +107,34 @@ def test_dead_columns_and_too_few_tokens_still_give_a_result() -> None:
     weight, inputs = layer(num_tokens=20)
     inputs[:, 5] = 0
 
-    result = gptq.quantize(
-        weight,
-        hessian_of(inputs),
-        num_bits=4,
-        group_size=64,
-        is_symmetric=True,
-        act_order=True,
-        damp_percent=1e-9,
-    )
+    result = gptq.quantize(weight, hessian_of(inputs), GROUPS_OF_64, act_order=True, damp_percent=1e-9)
 
     assert result.damp_percent > 1e-9
     assert result.codes.dequantize()[:, 5].abs().max() == 0
     assert result.error_after < result.error_before
 
 
-def test_groups_that_do_not_divide_are_refused() -> None:
+@pytest.mark.parametrize("act_order", [False, True], ids=["in-order", "act-order"])
+def test_searched_grids_lose_less_at_few_bits(act_order: bool) -> None:
     weight, inputs = layer()
-
-    with pytest.raises(WorkerError, match="groups of 128 do not divide 192"):
+    plain, searched = (
         gptq.quantize(
             weight,
             hessian_of(inputs),
-            num_bits=4,
-            group_size=128,
-            is_symmetric=True,
-            act_order=True,
+            WeightGrid(num_bits=3, group_size=64, is_symmetric=True, is_searched=is_searched),
+            act_order=act_order,
             damp_percent=0.01,
         )
+        for is_searched in (False, True)
+    )
+
+    assert searched.error_before == plain.error_before
+    assert searched.error_after < 0.9 * plain.error_after
+
+
+def test_groups_that_do_not_divide_are_refused() -> None:
+    weight, inputs = layer()
+    points = WeightGrid(num_bits=4, group_size=128, is_symmetric=True)
+
+    with pytest.raises(WorkerError, match="groups of 128 do not divide 192"):
+        gptq.quantize(weight, hessian_of(inputs), points, act_order=True, damp_percent=0.01)

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from tests.workers.tiny import save_tiny_model
 from workers.checkpoint.headers import read_headers
 from workers.compress.walk import LayerWalk
+from workers.protocol.errors import WorkerError, WorkerErrorCode
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-bf16": ("llama", {"dtype": torch.bfloat16}),
@@ -25,8 +26,24 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen3-tied": ("qwen3", {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True}),
+    "qwen2-bias": ("qwen2", {}),
+    "gpt-neox": ("gpt_neox", {}),
+    "opt": ("opt", {"word_embed_proj_dim": 64, "ffn_dim": 96}),
     "mixtral": ("mixtral", {}),
 }
+
+
+def walk_all(base: Path, ids: Tensor) -> list[Tensor]:
+    return walk_through(LayerWalk(base, read_headers(base), torch.device("cpu")), ids)
+
+
+def walk_through(walk: LayerWalk, ids: Tensor) -> list[Tensor]:
+    """The last layer's hidden states of each sample."""
+    hidden = list(walk.embed(ids))
+    for index in range(len(walk.layers)):
+        with walk.layer(index):
+            hidden = [walk.run(index, one) for one in hidden]
+    return hidden
 
 
 @pytest.mark.parametrize(("model_type", "options"), CASES.values(), ids=CASES.keys())
@@ -44,12 +61,43 @@ def test_walk_without_compression_gives_the_models_hidden_states(
         for sample in ids:
             model(sample[None])
 
-    hidden = list(walk.embed(ids))
-    for index in range(len(walk.layers)):
-        with walk.layer(index):
-            hidden = [walk.run(index, one) for one in hidden]
+    hidden = walk_through(walk, ids)
 
     expected = [output[0] if isinstance(output, tuple) else output for output in last]
     # The same operations on the same fp32 numbers: only the order of sums inside a kernel may differ.
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(hidden, expected, strict=True))
     assert all(parameter.device.type == "meta" for parameter in walk.model.parameters())
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    # Its decoder hands a state from layer to layer.
+    "rwkv": ("rwkv", {}, "hidden states alone"),
+    # Computed when the model is built, from its config.
+    "falcon-h1": ("falcon_h1", {"num_key_value_heads": 2}, "no file holds its buffer 'mup_vector'"),
+}
+
+
+@pytest.mark.parametrize(("model_type", "options", "reason"), REFUSED.values(), ids=REFUSED.keys())
+def test_model_that_cannot_be_walked_is_refused_with_a_way_out(
+    tmp_path: Path, model_type: str, options: dict[str, Any], reason: str
+) -> None:
+    base = save_tiny_model(tmp_path / "base", model_type, **options)
+    ids = torch.randint(3, 120, (2, 8))
+
+    with pytest.raises(WorkerError, match=f"layer by layer.*{reason}.*use rtn") as caught:
+        walk_all(base, ids)
+
+    assert caught.value.code is WorkerErrorCode.UNSUPPORTED_MODEL
+
+
+def test_stored_names_are_those_of_the_files(tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base", "mixtral", dtype=torch.bfloat16)
+    walk = LayerWalk(base, read_headers(base), torch.device("cpu"))
+
+    router = walk.stored_as("model.layers.1.mlp.gate.weight")
+    expert = walk.stored_as("model.layers.1.mlp.experts.3.gate_proj.weight")
+
+    assert router == ("model.layers.1.block_sparse_moe.gate.weight", torch.bfloat16)
+    assert expert == ("model.layers.1.block_sparse_moe.experts.3.w1.weight", torch.bfloat16)
+    assert walk.stored_as("model.layers.1.self_attn.q_proj.bias") is None
+    assert len(walk.stored_names(1)) == 4 + 2 + 1 + 4 * 3
