@@ -20,6 +20,7 @@ from workers.checkpoint import config as configs
 from workers.checkpoint.base import fingerprint
 from workers.checkpoint.expert_slices import slice_experts
 from workers.checkpoint.headers import CheckpointHeaders, read_headers
+from workers.checkpoint.layouts.layout import Layout
 from workers.checkpoint.layouts.table import LAYOUTS
 from workers.checkpoint.load import build_skeleton
 from workers.checkpoint.manifest import MANIFEST, Origin, write_manifest
@@ -151,12 +152,7 @@ class _Job:
     def compress(self) -> CompressResult:
         """Choose codes for every planned linear and write them in the layout."""
         spec, layout = self.spec, LAYOUTS[self.spec.layout or default_layout(self.spec.recipe)]
-        if spec.quantize_head and layout.name in LAYOUTS_WITHOUT_HEAD:
-            raise WorkerError(
-                WorkerErrorCode.INVALID_REQUEST,
-                f"layout {layout.name!r} has no compressed output head that transformers would read; choose layout "
-                "'pack-quantized', or leave quantize_head out",
-            )
+        self._refuse_unreadable_head(layout)
         wishes = Wishes(
             recipe=spec.recipe,
             layout=layout,
@@ -213,6 +209,14 @@ class _Job:
             fallbacks=layers.fallbacks,
             num_tokens=layers.num_tokens,
         )
+
+    def _refuse_unreadable_head(self, layout: Layout) -> None:
+        if self.spec.quantize_head and layout.name in LAYOUTS_WITHOUT_HEAD:
+            raise WorkerError(
+                WorkerErrorCode.INVALID_REQUEST,
+                f"layout {layout.name!r} has no compressed output head that transformers would read; choose layout "
+                "'pack-quantized', or leave quantize_head out",
+            )
 
     def _refuse_overrides_of_a_cast(self) -> None:
         if self.spec.overrides or self.spec.skip or self.spec.layout or self.spec.quantize_head:
