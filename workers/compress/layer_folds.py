@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from workers.compress.calibrated_table import LayerMethod, MeasuringObserver
 from workers.compress.fold_search import FoldFinder, is_same
 from workers.compress.folding import FoldSite, LayerStorage, fold, round_changed
 from workers.compress.layer_inputs import LayerInputs
+from workers.compress.method import CalibratedMethod, Observer
 from workers.compress.plan import CompressionPlan
 from workers.protocol.recipes import Recipe
 
@@ -44,13 +44,13 @@ class LayerFolds:
     plan: CompressionPlan
     main: Recipe
     finder: FoldFinder
-    methods: dict[Recipe, LayerMethod | None]
+    methods: dict[Recipe, CalibratedMethod | None]
     linears: dict[str, nn.Linear]
 
     def fold(
         self,
         wanting: Mapping[str, str],
-        observers: Mapping[str, MeasuringObserver],
+        observers: Mapping[str, Observer],
         is_enough: Callable[[int], bool],
     ) -> FoldedScales:
         """Observe the layer as it is, choose all scales, fold them. wanting: module -> the one whose observer sees its
@@ -100,7 +100,7 @@ class LayerFolds:
         chosen = self.main if self.main in recipes else recipes[0]
         return [module for module, recipe in zip(found, recipes, strict=True) if every or recipe == chosen]
 
-    def _shared_observer(self, site: FoldSite, wanting: Mapping[str, str]) -> MeasuringObserver | None:
+    def _shared_observer(self, site: FoldSite, wanting: Mapping[str, str]) -> Observer | None:
         """What remembers a norm's outputs, where its linears do not all see the same ones, as experts do."""
         readers = self._wanting(site, wanting)
         if site.kind == "linear" or len({wanting[module] for module in readers}) == 1:
@@ -109,7 +109,7 @@ class LayerFolds:
         assert method is not None
         return method.observer(self.linears[readers[0]].in_features)
 
-    def _choose(self, readers: list[str], observed: MeasuringObserver) -> Tensor | None:
+    def _choose(self, readers: list[str], observed: Observer) -> Tensor | None:
         method = self.methods[self.plan.recipes[readers[0]]]
         assert method is not None
         return method.scales([self.linears[module].weight for module in readers], observed)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from workers.checkpoint.layouts.layout import Layout, split_name
 from workers.compress.activations import Activations
-from workers.compress.calibrated_table import LayerMethod, calibrated_method
+from workers.compress.calibrated_table import calibrated_method
 from workers.compress.fold_search import FoldFinder
 from workers.compress.layer_inputs import LayerInputs
-from workers.compress.method import Rounded
+from workers.compress.method import CalibratedMethod, Rounded
 from workers.compress.one_layer import LayerCompression
 from workers.compress.plan import CompressionPlan
 from workers.compress.staged_layers import StagedLayers
@@ -43,7 +43,7 @@ class LayerJob:
     report: Callable[[JobProgress], None]
     poll: Callable[[], None]
     started_at_s: float = field(default_factory=time.monotonic)
-    _methods: dict[Recipe, LayerMethod | None] = field(default_factory=dict)
+    _methods: dict[Recipe, CalibratedMethod | None] = field(default_factory=dict)
     _finder: FoldFinder = field(default_factory=FoldFinder)
     _num_resumed: int = 0
 

@@ -36,6 +36,10 @@ class Observer(Protocol):
         """inputs: (tokens, in_features), fp32, of one sample."""
         ...
 
+    def relative_error(self, weight: Tensor, approximation: Tensor) -> float:
+        """||X (W - W')^T|| / ||X W^T||, Frobenius norms, over the inputs that were seen."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounded:

@@ -13,11 +13,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from workers.checkpoint.layouts.layout import Layout
-from workers.compress.calibrated_table import LayerMethod, MeasuringObserver
 from workers.compress.fold_search import FoldFinder
 from workers.compress.layer_folds import FoldedScales, LayerFolds
 from workers.compress.layer_inputs import LayerInputs, family
-from workers.compress.method import Rounded, round_weight, without_data
+from workers.compress.method import CalibratedMethod, Observer, Rounded, round_weight, without_data
 from workers.compress.plan import CompressionPlan
 from workers.formats.codes import Codes
 from workers.formats.grid import relative_error
@@ -35,7 +34,7 @@ _MIN_SHARE = 1 / 10
 class Part:
     """Linears that read one tensor and share a method. modules: also those of the group without one, rounded along."""
 
-    method: LayerMethod | None
+    method: CalibratedMethod | None
     modules: list[str]
     in_features: int
 
@@ -69,7 +68,7 @@ class LayerCompression:
     plan: CompressionPlan
     main: Recipe
     layout: Layout
-    methods: dict[Recipe, LayerMethod | None]
+    methods: dict[Recipe, CalibratedMethod | None]
     finder: FoldFinder
     tell: Callable[[str, Rounded, float], None]
     result: LayerResult = field(default_factory=LayerResult)
@@ -121,7 +120,7 @@ class LayerCompression:
                 without = []
         return parts
 
-    def _fold(self, parts: list[Part]) -> dict[str, MeasuringObserver]:
+    def _fold(self, parts: list[Part]) -> dict[str, Observer]:
         """Choose and fold the scales of all parts on the layer as it was. Returns what was seen, by first module."""
         if not parts:
             return {}
@@ -167,11 +166,11 @@ class LayerCompression:
             codes |= self._round(part, observers.pop(part.modules[0]))
         return codes
 
-    def _observer(self, part: Part) -> MeasuringObserver:
+    def _observer(self, part: Part) -> Observer:
         assert part.method is not None
         return part.method.observer(part.in_features)
 
-    def _round(self, part: Part, observed: MeasuringObserver | None) -> dict[str, Codes]:
+    def _round(self, part: Part, observed: Observer | None) -> dict[str, Codes]:
         """The codes of a part's weights, and all that is told of them."""
         codes: dict[str, Codes] = {}
         for module in part.modules:
@@ -187,7 +186,7 @@ class LayerCompression:
             self.tell(module, rounded, time.monotonic() - start_s)
         return codes
 
-    def _round_one(self, module: str, part: Part, observed: MeasuringObserver | None) -> Rounded:
+    def _round_one(self, module: str, part: Part, observed: Observer | None) -> Rounded:
         weight, recipe = self.linears[module].weight, self.plan.recipes[module]
         # What has no scales of its own was observed after those of its neighbours had been folded.
         has_scales = part.method is not None and part.method.folds_into
@@ -213,7 +212,7 @@ class LayerCompression:
             self.linears[module].weight.copy_(own.dequantize())
 
 
-def _error(weight: Tensor, approximation: Tensor, observed: MeasuringObserver | None, scales: Tensor | None) -> float:
+def _error(weight: Tensor, approximation: Tensor, observed: Observer | None, scales: Tensor | None) -> float:
     """Of the outputs where inputs were seen, without `scales`; else of the weight."""
     if observed is None or not observed.num_tokens:
         return relative_error(weight, approximation)

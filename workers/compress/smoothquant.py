@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from workers.kernels import rounding
+
 
 def smoothing_scales(activation_absmax: Tensor, weight_absmax: Tensor, alpha: float) -> Tensor:
     """s_j = max|X_j|**alpha / max|W_j|**(1 - alpha): activations are divided by s, input columns multiplied by it.
@@ -17,8 +19,6 @@ def smoothing_scales(activation_absmax: Tensor, weight_absmax: Tensor, alpha: fl
 
 
 def round_tokens(inputs: Tensor) -> Tensor:
-    """Each token at the nearest points of symmetric int8 by its own absmax. inputs: (tokens, K). Returns fp32."""
-    values = inputs.to(torch.float32)
-    step = values.abs().amax(dim=1, keepdim=True) / 127
-    # A token of zeros: 0 / 0 would be NaN.
-    return torch.round(values / torch.where(step == 0, torch.ones_like(step), step)) * step
+    """Each token at the points of int8 that it has in a W8A8 product. inputs: (tokens, K). Returns fp32."""
+    codes, step = rounding.round_to_int8(inputs)
+    return (codes * step).to(torch.float32)

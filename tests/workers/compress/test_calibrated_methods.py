@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from workers.compress import gptq
-from workers.compress.calibrated_table import LayerMethod, MeasuringObserver, calibrated_method
+from workers.compress.calibrated_table import calibrated_method
 from workers.compress.gptq_method import GptqInputs
-from workers.compress.method import Rounded
+from workers.compress.method import CalibratedMethod, Observer, Rounded
 from workers.compress.token_sample import TokenSample
 from workers.compress.weight_grid import WeightGrid
 from workers.formats.codes import GridCodes
@@ -29,20 +29,20 @@ def weight_of(num_rows: int, seed: int) -> Tensor:
     return torch.randn(num_rows, K, generator=torch.Generator().manual_seed(seed))
 
 
-def observed_by(method: LayerMethod, inputs: Tensor) -> MeasuringObserver:
+def observed_by(method: CalibratedMethod, inputs: Tensor) -> Observer:
     observer = method.observer(K)
     for part in inputs.split(50):
         observer.add(part)
     return observer
 
 
-def method_of_table(recipe: Recipe) -> LayerMethod:
+def method_of_table(recipe: Recipe) -> CalibratedMethod:
     method = calibrated_method(recipe, FP16)
     assert method is not None
     return method
 
 
-def rounded_by(method: LayerMethod, weights: list[Tensor], inputs: Tensor) -> list[Rounded]:
+def rounded_by(method: CalibratedMethod, weights: list[Tensor], inputs: Tensor) -> list[Rounded]:
     """As the layer job does it."""
     observer = observed_by(method, inputs)
     scales = method.scales(weights, observer)
