@@ -39,13 +39,11 @@ class Loader:
         """
         found = self._find(request)
         if isinstance(found, Source):
-            registration = self._begin_registration(request, found)
-            if found.hub_id is not None and not wait:
-                await asyncio.wait({registration.task}, timeout=_REGISTRATION_WAIT_S)
-                if not registration.task.done():
-                    self._spawn(self._load_later(request, registration))
-                    return registration.variant()
-            found = await asyncio.shield(registration.task)
+            registered = await self._register(request, found, wait=wait)
+            if isinstance(registered, Registration):
+                self._spawn(self._load_later(request, registered))
+                return registered.variant()
+            found = registered
         if isinstance(found, BaseRow):
             entry = await self._begin_cast(request, found)
         else:
@@ -69,12 +67,8 @@ class Loader:
             return found.base
         if isinstance(found, BaseRow):
             return found
-        registration = self._begin_registration(request, found)
-        if found.hub_id is not None and not wait:
-            await asyncio.wait({registration.task}, timeout=_REGISTRATION_WAIT_S)
-            if not registration.task.done():
-                return None
-        return await asyncio.shield(registration.task)
+        registered = await self._register(request, found, wait=wait)
+        return registered if isinstance(registered, BaseRow) else None
 
     def start(self, models: Iterable[str]) -> None:
         """Begin to load what the operator named."""
@@ -130,6 +124,15 @@ class Loader:
                 param="dtype",
             )
         return entry
+
+    async def _register(self, request: LoadRequest, source: Source, *, wait: bool) -> BaseRow | Registration:
+        """The new base; without wait, the registration if it is a download that takes longer than a moment."""
+        registration = self._begin_registration(request, source)
+        if source.hub_id is not None and not wait:
+            await asyncio.wait({registration.task}, timeout=_REGISTRATION_WAIT_S)
+            if not registration.task.done():
+                return registration
+        return await asyncio.shield(registration.task)
 
     def _begin_registration(self, request: LoadRequest, source: Source) -> Registration:
         name = names.base_name(source.text) if request.name is None else names.check_part(request.name, "name")

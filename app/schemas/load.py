@@ -7,15 +7,20 @@ from pydantic import Field
 from app.schemas.body import OwnBody
 
 
-class LoadBody(OwnBody):
+class _SourceBody(OwnBody):
+    """Where a model comes from."""
+
+    model: str = Field(min_length=1, max_length=1024)
+    name: str | None = Field(None, min_length=1, max_length=64)
+    revision: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")
+
+
+class LoadBody(_SourceBody):
     """model: a base, a variant, a local folder or a hub id. name: of a base that is new. wait: answer when it is ready.
 
     kv_cache_bytes, max_model_len, device: what is left open is the server's or the model's own.
     """
 
-    model: str = Field(min_length=1, max_length=1024)
-    name: str | None = Field(None, min_length=1, max_length=64)
-    revision: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str | None = Field(None, pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")
     max_model_len: int | None = Field(None, ge=16, le=2**24)
@@ -24,12 +29,9 @@ class LoadBody(OwnBody):
     wait: bool = False
 
 
-class RegisterBody(OwnBody):
+class RegisterBody(_SourceBody):
     """model: a local folder or a hub id. name: of the new base. wait: answer when a download is there."""
 
-    model: str = Field(min_length=1, max_length=1024)
-    name: str | None = Field(None, min_length=1, max_length=64)
-    revision: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")
     wait: bool = True
 
 
