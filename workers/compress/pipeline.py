@@ -183,14 +183,14 @@ class _Job:
                     spec, self.headers, plan, layout, self.config["quantization_config"], self.report, self.poll
                 )
             pieces = compressed_pieces(self.headers, plan, layout, device, layers.tensors)
-            made = self._write(pieces)
+            made, weight_bytes = self._write(pieces), _bytes_of(pieces)
             errors = [*layers.errors.values(), *made.errors]
             card = model_card(
                 spec,
                 plan,
                 layout=layout.name,
                 base_bytes=self.headers.weight_bytes,
-                weight_bytes=_bytes_of(pieces),
+                weight_bytes=weight_bytes,
                 mean_error=_mean(errors),
             )
             disk_bytes = self._finish(made.records, card)
@@ -198,7 +198,7 @@ class _Job:
         shutil.rmtree(layers_folder(spec), ignore_errors=True)
         main = plan.groups()[0].scheme
         return CompressResult(
-            weight_bytes=_bytes_of(pieces),
+            weight_bytes=weight_bytes,
             disk_bytes=disk_bytes,
             num_compressed=len(plan.targets),
             kept=plan.kept,

@@ -71,10 +71,8 @@ class LayerWalk:
         Also learns how each layer is called; so it comes before `run`. Raises WorkerError (unsupported_model) for a
         model whose layers cannot be run one by one on hidden states.
         """
-        layered = {name for index in range(len(self.layers)) for name in self.stored_names(index)}
         # The head is no part of any hidden state, and the largest tensor of small models.
-        outside = [name for name in self._headers.tensors if name not in layered and name != "lm_head.weight"]
-        self._materialize(self.model, outside)
+        self._materialize(self.model, [name for name in self._outside() if name != "lm_head.weight"])
         try:
             for number, ids in enumerate(token_ids):
                 yield self._note_calls(ids[None].to(self.device), is_first=number == 0)
@@ -109,8 +107,7 @@ class LayerWalk:
 
         samples: token ids (tokens,) and hidden states (1, tokens, hidden).
         """
-        layered = {name for index in range(len(self.layers)) for name in self.stored_names(index)}
-        self._materialize(self.model, [name for name in self._headers.tensors if name not in layered])
+        self._materialize(self.model, self._outside())
         self.model.tie_weights()
         try:
             for ids, hidden in samples:
@@ -119,6 +116,10 @@ class LayerWalk:
                 yield output.logits[0]
         finally:
             self.model.to("meta")
+
+    def _outside(self) -> list[str]:
+        """Names of the tensors that belong to no layer."""
+        return [name for name, parameter in self._parameters.items() if not parameter.startswith(f"{self.path}.")]
 
     def _note_calls(self, ids: Tensor, *, is_first: bool) -> Tensor:
         """The first layer's input for one sample; from the first sample also every layer's other arguments."""

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from workers.checkpoint.base import stored_dtype
 from workers.checkpoint.headers import CheckpointHeaders, read_headers
 from workers.checkpoint.load import load_model
 from workers.compress.walk import LayerWalk
@@ -25,7 +24,6 @@ Progress = Callable[[int, int], None]
 _MARGIN = 1.2
 # fp16 and bf16 become fp32 on a CPU that does not multiply them.
 _LARGEST_BYTES = 4
-_STORED_BYTES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def base_logits(
@@ -36,7 +34,7 @@ def base_logits(
     on_progress: bytes while the model is read, layers while it is walked. Raises what loading or walking raises.
     """
     headers = read_headers(folder)
-    needed_bytes = headers.weight_bytes * _LARGEST_BYTES / _STORED_BYTES[stored_dtype(headers)] * _MARGIN
+    needed_bytes = headers.num_parameters * _LARGEST_BYTES * _MARGIN
     if needed_bytes <= memory_free_bytes(device):
         yield from _logits_of_whole(folder, windows, dtype, device, on_progress)
     else:
