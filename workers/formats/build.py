@@ -30,7 +30,7 @@ _LAYERS: dict[type, tuple[tuple[_Accepts, _FromCodes], ...]] = {
         (Int8Linear.accepts, Int8Linear.from_codes),
         (W8A8Linear.accepts, W8A8Linear.from_codes),
         (Int4Linear.accepts, Int4Linear.from_codes),
-        (GridLinear.accepts, GridLinear.from_codes),
+        (_always, GridLinear.from_codes),
     ),
     CodebookCodes: ((_always, CodebookLinear.from_codes),),
     Float8Codes: ((_always, Float8Linear.from_codes),),

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.formats.scheme import grid_format
+from workers.kernels import weights
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridCodes:
@@ -32,7 +35,7 @@ class GridCodes:
     @property
     def format(self) -> str:
         """int4, for instance, or w8a8."""
-        return f"w{self.num_bits}a{self.activation_bits}" if self.activation_bits else f"int{self.num_bits}"
+        return grid_format(self.num_bits, self.activation_bits)
 
     @property
     def group_size(self) -> int:
@@ -57,9 +60,7 @@ class GridCodes:
 
     def dequantize(self) -> Tensor:
         """(N, K), fp32."""
-        groups = self.column_groups()
-        scale = self.scale.to(torch.float32)[:, groups]
-        return (self.codes.to(torch.float32) - self.zero.to(torch.float32)[:, groups]) * scale
+        return weights.grid_weight(self.codes, self.scale, self.zero, self.column_groups(), torch.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,11 +131,7 @@ class Float8Codes:
 
     def dequantize(self) -> Tensor:
         """(N, K), fp32."""
-        scale = self.scale
-        if self.tile is not None:
-            rows, columns = self.values.shape
-            scale = scale.repeat_interleave(self.tile, 0)[:rows].repeat_interleave(self.tile, 1)[:, :columns]
-        return self.values.to(torch.float32) * scale
+        return weights.float8_weight(self.values, self.scale, self.tile or 0, torch.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,18 +8,26 @@ from torch import Tensor
 from workers.formats.codes import GridCodes
 
 
+def equal_length(codes: GridCodes) -> int | None:
+    """Columns of each group; None where groups have different sizes."""
+    num_columns, num_groups = codes.codes.shape[1], codes.scale.shape[1]
+    if codes.group_index is not None:
+        sizes = torch.bincount(codes.column_groups(), minlength=num_groups)
+        return num_columns // num_groups if bool((sizes * num_groups == num_columns).all()) else None
+    return None if num_columns % num_groups else num_columns // num_groups
+
+
 def in_equal_runs(codes: GridCodes) -> tuple[GridCodes, Tensor | None]:
     """The same grid with its columns sorted by group, and the order in which x's columns belong to it.
 
     Returns codes without a group_index and the (K,) int64 order, None where the columns already lie so. Groups of
     unequal sizes cannot be runs of one length: such codes come back as they are.
     """
-    num_columns, num_groups = codes.codes.shape[1], codes.scale.shape[1]
-    if codes.group_index is None and num_columns % num_groups == 0:
+    length = equal_length(codes)
+    if length is not None and codes.group_index is None:
         return codes, None
     groups = codes.column_groups()
-    sizes = torch.bincount(groups, minlength=num_groups)
-    if not bool((sizes * num_groups == num_columns).all()):
+    if length is None:
         return replace(codes, group_index=groups), None
     if bool((groups.diff() >= 0).all()):
         return replace(codes, group_index=None), None

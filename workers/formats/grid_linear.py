@@ -47,11 +47,6 @@ class GridLinear(QuantizedLinear):
         return torch.bfloat16 if self.activation_bits else super().product_dtype
 
     @classmethod
-    def accepts(cls, codes: GridCodes) -> bool:
-        """True for every grid."""
-        return True
-
-    @classmethod
     def from_codes(
         cls, codes: GridCodes, bias: Tensor | None, *, dtype: torch.dtype, device: torch.device
     ) -> "GridLinear":

@@ -46,8 +46,8 @@ class Int4Linear(QuantizedLinear):
         """True for up to 4 bits in equal groups of a multiple of 32 columns, activations as they are."""
         if codes.num_bits > _LARGEST_BITS or codes.activation_bits is not None:
             return False
-        runs, _ = columns.in_equal_runs(codes)
-        return runs.group_index is None and runs.group_size % min(cpu_int4.GROUP_SIZES) == 0
+        length = columns.equal_length(codes)
+        return length is not None and length % min(cpu_int4.GROUP_SIZES) == 0
 
     @classmethod
     def from_codes(

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from workers.formats import grid
+from workers.formats.channel_int8 import ChannelInt8Linear
 from workers.formats.codes import GridCodes
-from workers.formats.linear import QuantizedLinear, frozen
 from workers.kernels import ops
 
 # bf16: the CPU's int8 op takes its scales in bf16, every activation dtype holds them exactly (but fp16, for channels
@@ -14,17 +13,10 @@ SCALE_DTYPE = torch.bfloat16
 _NUM_BITS = 8
 
 
-class Int8Linear(QuantizedLinear):
+class Int8Linear(ChannelInt8Linear):
     """y = x (q * s)^T + b with weight q: (N, K) int8 and weight_scale s: (N, 1), floating point."""
 
     op = "int8_linear"
-
-    def __init__(self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self.weight = frozen(weight)
-        self.weight_scale = frozen(weight_scale)
-        self.bias = None if bias is None else frozen(bias)
 
     @classmethod
     def accepts(cls, codes: GridCodes) -> bool:
@@ -40,10 +32,6 @@ class Int8Linear(QuantizedLinear):
         short = codes.scale.to(SCALE_DTYPE)
         is_exact = torch.equal(short.to(torch.float32), codes.scale.to(torch.float32))
         return cls(codes.signed().to(device), (short if is_exact else codes.scale).to(device), bias)
-
-    def dequantize(self) -> Tensor:
-        """q * s in fp32."""
-        return grid.dequantize(self.weight, self.weight_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., K), floating point. Returns (..., N) in x's dtype."""

@@ -27,9 +27,14 @@ class Scheme:
     def format(self) -> str:
         """The short name of codes like these: int4, w8a8, nf4, fp8, llm_int8."""
         if self.kind == "grid":
-            return "w8a8" if self.activation_bits else f"int{self.num_bits}"
+            return grid_format(self.num_bits, self.activation_bits)
         return {"float8": "fp8", "outlier": "llm_int8"}.get(self.kind, self.kind)
 
     def num_groups(self, in_features: int) -> int:
         """Groups of one row."""
         return 1 if self.group_size == -1 else -(-in_features // self.group_size)
+
+
+def grid_format(num_bits: int, activation_bits: int | None) -> str:
+    """The short name of a uniform grid: int4, or w8a8 where activations are rounded too."""
+    return f"w{num_bits}a{activation_bits}" if activation_bits else f"int{num_bits}"

@@ -3,23 +3,15 @@
 import torch
 from torch import Tensor
 
-from workers.formats import grid
+from workers.formats.channel_int8 import ChannelInt8Linear
 from workers.formats.codes import GridCodes
-from workers.formats.linear import QuantizedLinear, frozen
 from workers.kernels import ops
 
 
-class W8A8Linear(QuantizedLinear):
+class W8A8Linear(ChannelInt8Linear):
     """y = (q_x q_w^T) * s_x * s_w + b with weight q_w: (N, K) int8 and weight_scale s_w: (N, 1), floating point."""
 
     op = "w8a8_linear"
-
-    def __init__(self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self.weight = frozen(weight)
-        self.weight_scale = frozen(weight_scale)
-        self.bias = None if bias is None else frozen(bias)
 
     @property
     def product_dtype(self) -> torch.dtype:
@@ -41,10 +33,6 @@ class W8A8Linear(QuantizedLinear):
     ) -> "W8A8Linear":
         """The layer that multiplies with `codes`, which it accepts. The scale keeps its stored dtype."""
         return cls(codes.signed().to(device), codes.scale.to(device), bias)
-
-    def dequantize(self) -> Tensor:
-        """q_w * s_w in fp32."""
-        return grid.dequantize(self.weight, self.weight_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., K), floating point. Returns (..., N) in x's dtype."""
