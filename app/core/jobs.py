@@ -147,7 +147,9 @@ class Jobs:
         if row.state is JobState.RUNNING and run is not None and run.job_id == job_id:
             await run.cancel()
             await run.ended.wait()
-            return await self.get(job_id)
+            row = await self._row(job_id)
+            # Its process died first, and the next attempt is due.
+            return self._object(row) if row.state.is_final else await self.cancel(job_id)
         raise Conflict(f"Job '{job_id}' is {row.state}; it cannot be cancelled any more.", code="job_finished")
 
     async def events(self, job_id: str, after: int, ping_s: float) -> AsyncIterator[EventRow | None]:
@@ -191,8 +193,9 @@ class Jobs:
         try:
             failure = await self._attempt(row, run)
         finally:
-            # A stopping server leaves the finished layers to the next one.
-            if not self._is_stopping:
+            # The finished layers are left to the next attempt, or to the next server.
+            is_next_attempt_due = (await self._row(row.id)).state is JobState.QUEUED
+            if not self._is_stopping and not is_next_attempt_due:
                 await asyncio.to_thread(shutil.rmtree, publish.staging_of(self._store.data_dir, row.id), True)
             if failure is not None:
                 await self._fail(row.id, *failure)
@@ -231,7 +234,7 @@ class Jobs:
                 return await self._quarantine(row, run, error)
             return error.code.value, error.message
         except WorkerGone as gone:
-            return "job_crashed", f"The job died: {gone.reason}."
+            return await self._try_again(row, gone.reason)
         except OSError as error:
             return "disk_error", f"The job could not write its files: {error.strerror}."
         return None
@@ -272,6 +275,14 @@ class Jobs:
         self._catalog.published(variant, None)
         self._tell()
         logger.error("variant quarantined: %s", error.message, extra={"variant": row.variant, "job_id": row.id})
+        return None
+
+    async def _try_again(self, row: JobRow, reason: str) -> tuple[str, str] | None:
+        """Queue a job whose process died, to go on behind its last finished layer. Returns a failure still to tell."""
+        if row.attempt >= publish.MAX_ATTEMPTS:
+            return "job_crashed", f"The job was interrupted in each of {row.attempt} attempts; the last time, {reason}."
+        logger.warning("job process died, the job goes on: %s", reason, extra={"job_id": row.id})
+        await self._move(job_rows.requeue, row.id, JobState.RUNNING, is_attempt_lost=True)
         return None
 
     async def _after_cancel(self, row: JobRow) -> None:

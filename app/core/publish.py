@@ -162,7 +162,7 @@ def _finish_publishing(connection: sqlite3.Connection, data_dir: Path, job: JobR
 
 def _requeue(connection: sqlite3.Connection, job: JobRow) -> None:
     if job.attempt >= MAX_ATTEMPTS:
-        message = f"The server died during each of {job.attempt} attempts; submit the job again."
+        message = f"The job was interrupted in each of {job.attempt} attempts, the last time by the end of the server."
         failed = jobs.finish(
             connection, job.id, job.state, JobState.FAILED, error_code="interrupted", error_message=message
         )

@@ -1,14 +1,19 @@
 """The job queue of a real server, with real job processes that end before they have done much."""
 
 import asyncio
+import contextlib
+import os
+import signal
 from pathlib import Path
 
+import psutil
 import pytest
 from app_servers import echo_settings, running_server
 
 from app.core import quantization
 from app.core.compress_request import resolve_spec
 from app.core.job_documents import QuantizeSpec
+from app.core.publish import MAX_ATTEMPTS
 from app.core.server import Server
 from app.errors import Conflict, DiskFull, InvalidRequest, NotFound
 from app.schemas.jobs import JobObject, QuantizeBody
@@ -83,6 +88,45 @@ async def test_stopped_server_queues_its_running_job_again_for_the_next_one(tmp_
 
         assert (found.state, found.attempt) == ("running", 1)
         await second.jobs.cancel(job.id)
+
+
+async def killed_job(server: Server, kills: int) -> JobObject:
+    """A job whose process gets SIGKILL in its first `kills` attempts, at its end."""
+    job = await server.jobs.submit(spec(server), None)
+    for attempt in range(1, kills + 1):
+        while (job_pid := running_job_pid()) is None or (await server.jobs.get(job.id)).attempt != attempt:
+            await asyncio.sleep(0.02)
+        os.kill(job_pid, signal.SIGKILL)
+        while (now := await server.jobs.get(job.id)).attempt == attempt and now.finished is None:
+            await asyncio.sleep(0.02)
+    _ = [event async for event in server.jobs.events(job.id, 0, ping_s=10)]
+    return await server.jobs.get(job.id)
+
+
+def running_job_pid() -> int | None:
+    for child in psutil.Process().children():
+        # a zombie has no command line any more
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.cmdline()[1:4] == ["-m", "workers", "job"]:
+                return int(child.pid)
+    return None
+
+
+async def test_job_whose_process_is_killed_goes_on_by_itself(server: Server) -> None:
+    job = await killed_job(server, 1)
+
+    assert (job.state, job.attempt) == ("succeeded", 2)
+    assert (await states(server, job.id))[:4] == ["queued", "running", "queued", "running"]
+    assert list((server.settings.data_dir / "staging").iterdir()) == []
+
+
+async def test_job_that_dies_in_every_attempt_fails_with_the_reason(server: Server) -> None:
+    job = await killed_job(server, MAX_ATTEMPTS)
+
+    assert job.error is not None
+    assert (job.state, job.error.code) == ("failed", "job_crashed")
+    assert "SIGKILL" in job.error.message
+    assert files_below(server.settings.data_dir) == []
 
 
 async def test_follower_that_comes_back_continues_behind_its_last_event(server: Server) -> None:
