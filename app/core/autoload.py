@@ -13,7 +13,7 @@ from app.core.catalog import Catalog
 from app.core.entries import Entry
 from app.core.load_request import LoadRequest
 from app.core.residency import Residency
-from app.core.serving import UnloadCause
+from app.core.serving import UnloadCause, dismissed
 from app.core.variants import Served, VariantState
 from app.errors import ApiError, DoesNotFit, NoRoomNow, Unavailable
 from app.metrics.serving import ServingMetrics
@@ -129,7 +129,7 @@ class Autoload:
                 changed = self._catalog.pulse.next
                 entry = self._catalog.entry(variant_id)
                 if entry.life.num_dismissals != num_dismissals:
-                    raise _unloaded(variant_id)
+                    raise dismissed(variant_id)
                 options = entry.options or LoadRequest(model=variant_id)
                 coming = self._coming[variant_id]
                 try:
@@ -164,7 +164,7 @@ class Autoload:
             if life.state is VariantState.FAILED and life.error is not None:
                 raise life.error from None
             if life.state in (VariantState.UNLOADING, VariantState.REGISTERED):
-                raise _unloaded(entry.row.id) from None
+                raise dismissed(entry.row.id) from None
             raise
 
     def _not_yet(self, entry: Entry, coming: _Coming) -> Unavailable:
@@ -183,11 +183,3 @@ class Autoload:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, ApiError):
             logger.error("autoload failed: %s", error.message, extra={"variant": variant_id})
-
-
-def _unloaded(variant_id: str) -> Unavailable:
-    return Unavailable(
-        f"Variant '{variant_id}' was unloaded while this request waited for it.",
-        retry_after_s=5,
-        code="model_unloading",
-    )

@@ -38,7 +38,7 @@ class Catalog:
     """Every variant by its id, in memory; what must survive a restart is written to the store first.
 
     `bases` and `registrations` are the two other tables of names; loading.Loader fills all three. `pulse` beats when a
-    variant changes its state or is not used any more.
+    variant changes its state, is not used any more, or is to stay for another time.
     """
 
     def __init__(self, settings: Settings, store: Store, supervisor: Supervisor) -> None:
@@ -123,7 +123,7 @@ class Catalog:
         """
         life, name = entry.life, entry.row.id
         if self._entries.get(name) is not entry or entry.is_leaving:
-            raise names.not_found(name, self._entries)
+            raise names.not_found(name, self._entries.keys() - {name})
         if request.dtype not in ("auto", entry.row.method) and entry.is_cast:
             raise InvalidRequest(
                 f"Variant '{name}' is {entry.row.method}; name its base, '{entry.row.base}', "
@@ -149,6 +149,7 @@ class Catalog:
         """
         if not self.needs_worker(entry, request):
             entry.adjust(request)
+            self.pulse.beat()
             return False
         name = entry.row.id
         entry.options = replace(request, model=name, name=None, revision=None, is_trusted=False)

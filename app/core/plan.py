@@ -23,10 +23,11 @@ def plan_loads(requests: Sequence[LoadRequest], catalog: Catalog, residency: Res
     needed_bytes = sum(one.needed_bytes for one in planned.values())
     room = _keeping(planned, residency.room(device))
     victims = room.victims(needed_bytes)
+    missing = "', '".join(one.id for one in planned.values() if one.source != "loaded")
     need = Need(num_bytes=needed_bytes, is_measured=all(one.source != "estimated" for one in planned.values()))
     return PlanObject(
         fits=victims is not None,
-        reason=None if victims is not None else room.refusal("', '".join(planned), need, may_evict=True).message,
+        reason=None if victims is not None else room.refusal(missing, need, may_evict=True).message,
         device=device,
         needed_bytes=needed_bytes,
         free_bytes=room.free_bytes(),

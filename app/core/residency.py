@@ -13,7 +13,7 @@ from app.core.catalog import Catalog
 from app.core.entries import Entry
 from app.core.load_request import LoadRequest
 from app.core.room import Need, Resident, Room
-from app.core.serving import UnloadCause
+from app.core.serving import UnloadCause, dismissed
 from app.core.variants import IDLE, VariantState
 from app.metrics.serving import ServingMetrics
 from app.settings import Settings
@@ -55,9 +55,11 @@ class Residency:
     async def begin_load(self, entry: Entry, request: LoadRequest) -> bool:
         """Start a worker if the variant needs one, after room has been made; True if it did.
 
-        Raises ApiError as Catalog.needs_worker does, and DoesNotFit; NoRoomNow if it would fit but for busy variants.
+        Raises ApiError as Catalog.needs_worker does, DoesNotFit, NoRoomNow if it would fit but for busy variants, and
+        Unavailable if the variant was unloaded by name meanwhile.
         """
         life = entry.life
+        num_dismissals = life.num_dismissals
         if life.state is VariantState.UNLOADING and life.unload_cause is not UnloadCause.ASKED:
             await life.settle()
         if not self._catalog.needs_worker(entry, request):
@@ -66,6 +68,8 @@ class Residency:
         async with self._making_room:
             if self._catalog.needs_worker(entry, request):
                 await self._make_room(entry, request)
+            if life.num_dismissals != num_dismissals:
+                raise dismissed(entry.row.id)
             return self._catalog.begin_load(entry, request)
 
     def device(self, request: LoadRequest, entry: Entry | None = None) -> str:
@@ -94,14 +98,14 @@ class Residency:
                 available_bytes -= resident.held_bytes
         return Room(budget_bytes=self._settings.memory_bytes, available_bytes=available_bytes, residents=residents)
 
-    def idle_unload_s(self, entry: Entry) -> float:
+    def _idle_unload_s(self, entry: Entry) -> float:
         """Time without requests after which a variant is unloaded; 0 is never."""
         if entry.is_pinned:
             return 0.0
         asked = entry.options.idle_unload_s if entry.options is not None else None
         return self._settings.idle_unload_s if asked is None else asked
 
-    def may_evict(self, request: LoadRequest) -> bool:
+    def _may_evict(self, request: LoadRequest) -> bool:
         """Whether a load may unload idle variants: as it says, else if they would come back by themselves."""
         return self._settings.autoload if request.evict is None else request.evict
 
@@ -128,7 +132,7 @@ class Residency:
         room = self.room(device)
         if room.fits(need.num_bytes):
             return
-        may_evict = self.may_evict(request)
+        may_evict = self._may_evict(request)
         victims = room.victims(need.num_bytes) if may_evict else None
         if victims is None:
             raise room.refusal(entry.row.id, need, may_evict=may_evict)
@@ -163,7 +167,7 @@ class Residency:
         now_s = time.monotonic()
         next_s: float | None = None
         for entry in self._catalog.entries():
-            limit_s = self.idle_unload_s(entry)
+            limit_s = self._idle_unload_s(entry)
             if not limit_s or not entry.life.is_idle:
                 continue
             left_s = entry.life.used_at_s + limit_s - now_s

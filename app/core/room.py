@@ -87,10 +87,12 @@ class Room:
         return chosen
 
     def refusal(self, name: str, need: Need, *, may_evict: bool) -> DoesNotFit:
-        """The error for a load that has no room: needed and free bytes, and who is in the way."""
+        """The error for a load of `name` that has no room: needed and free bytes, and who is in the way."""
         about = "" if need.is_measured else "about "
         free_bytes = max(self.free_bytes() or 0, 0)
-        message = f"'{name}' needs {about}{need.num_bytes:,} bytes of memory and {free_bytes:,} are free"
+        message = (
+            f"No room for '{name}': {about}{need.num_bytes:,} bytes of memory are needed and {free_bytes:,} are free"
+        )
         for word, names in (
             ("busy", [one.variant_id for one in self.residents if one.is_busy]),
             ("pinned", [one.variant_id for one in self.residents if one.is_pinned and not one.is_busy]),

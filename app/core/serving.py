@@ -36,6 +36,13 @@ def quarantined(name: str, reason: str | None) -> Conflict:
     )
 
 
+def dismissed(name: str) -> Unavailable:
+    """The error for whoever waited for a variant that was unloaded by name meanwhile."""
+    return Unavailable(
+        f"Variant '{name}' was unloaded while this request waited for it.", retry_after_s=5, code="model_unloading"
+    )
+
+
 class ServingLife:
     """The state of one variant and the task that keeps a worker behind it while it is wanted.
 

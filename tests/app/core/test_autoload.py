@@ -130,6 +130,31 @@ async def test_unload_by_name_wins_over_requests_that_wait(known: Server) -> Non
     assert states(known)["a"] is REGISTERED
 
 
+async def test_unload_by_name_wins_over_a_load_that_waits_for_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echo_bytes = await measured_echo_bytes(tmp_path / "probe")
+    estimate_as(echo_bytes, monkeypatch)
+    async with running_server(budget_for_two(tmp_path / "data", echo_bytes)) as server:
+        await load_echoes(server, "a", "b")
+        server.catalog.add_echo("c")
+        evicting = asyncio.create_task(wait_for(server, "echo/c"))
+        await until(lambda: states(server)["a"] is VariantState.UNLOADING)
+        await server.catalog.unload("echo/c", wait=True, force=False)
+        with pytest.raises(Unavailable, match="was unloaded"):
+            await evicting
+
+        await load_echoes(server, "a")
+        async with server.autoload.serving("echo/a"), server.autoload.serving("echo/b"):
+            blocked = asyncio.create_task(wait_for(server, "echo/c"))
+            await asyncio.sleep(0.1)
+            await server.catalog.unload("echo/c", wait=True, force=False)
+            with pytest.raises(Unavailable, match="was unloaded"):
+                await blocked
+
+        assert states(server) == {"a": READY, "b": READY, "c": REGISTERED}
+
+
 async def test_delete_ends_the_wait_and_nothing_comes_back(with_folder: Server) -> None:
     waiting = asyncio.create_task(wait_for(with_folder, "mine/fp32"))
     await until(lambda: with_folder.catalog.resolve("mine/fp32").state is LOADING)
@@ -178,7 +203,8 @@ async def test_base_that_nobody_has_loaded_is_known_by_its_name(server: Server, 
 async def test_request_brings_a_variant_back_with_the_options_it_was_loaded_with(known: Server) -> None:
     await load_echoes(known, "a", max_model_len=64)
     entry = known.catalog.entry("echo/a")
-    await known.loader.load(LoadRequest(model="echo/a", idle_unload_s=0.1), wait=False)
+    await asyncio.sleep(0.1)
+    await known.loader.load(LoadRequest(model="echo/a", idle_unload_s=0.2), wait=False)
     await until(lambda: states(known)["a"] is REGISTERED)
 
     async with known.autoload.serving("echo/a") as served:

@@ -85,7 +85,7 @@ def test_refusal_names_needed_and_free_bytes_and_who_is_in_the_way() -> None:
     assert isinstance(error, NoRoomNow)
     assert (error.status, error.code) == (507, "does_not_fit")
     for part in (
-        f"needs {6 * GIB:,} bytes",
+        f"No room for 'd/x': {6 * GIB:,} bytes",
         f"{2 * GIB:,} are free",
         "busy: 'a/x'",
         "pinned: 'b/x'",
