@@ -122,13 +122,14 @@ class Autoload:
 
     async def _load(self, variant_id: str) -> None:
         """Load a variant and wait until it serves. Raises ApiError if that will not be."""
-        num_dismissals = self._catalog.entry(variant_id).life.num_dismissals
+        life = self._catalog.entry(variant_id).life
+        num_dismissals = life.num_dismissals
         has_begun = False
         try:
             while True:
                 changed = self._catalog.pulse.next
                 entry = self._catalog.entry(variant_id)
-                if entry.life.num_dismissals != num_dismissals:
+                if entry.life is life and life.num_dismissals != num_dismissals:
                     raise dismissed(variant_id)
                 options = entry.options or LoadRequest(model=variant_id)
                 coming = self._coming[variant_id]

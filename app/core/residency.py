@@ -114,9 +114,8 @@ class Residency:
         held_bytes = life.process_bytes
         if held_bytes is None:
             held_bytes = self.need(entry, entry.options or LoadRequest(model=entry.row.id)).num_bytes
-        on_cpu = life.worker is not None and _device_of(entry) == "cpu"
-        returned_bytes = held_bytes if life.state in _LOADING else 0
-        if on_cpu and life.worker is not None and life.state not in _LOADING:
+        returned_bytes = held_bytes
+        if life.state not in _LOADING and life.worker is not None and _device_of(entry) == "cpu":
             returned_bytes = fit.private_bytes(life.worker.pid)
         return Resident(
             variant_id=entry.row.id,
