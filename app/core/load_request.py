@@ -11,7 +11,9 @@ from workers.protocol.specs import DtypeName, EchoSpec, ServeSpec
 class LoadRequest:
     """model: a base, a variant, a local folder or a hub id. None means: whatever the server's default is.
 
-    is_trusted: the operator asks, at the start, and not a client.
+    is_trusted: the operator asks, at the start, and not a client. pin: never evict it, and do not unload it when idle.
+    idle_unload_s: seconds without requests after which it is unloaded, 0 means never. evict: may unload idle others to
+    make room.
     """
 
     model: str
@@ -23,6 +25,9 @@ class LoadRequest:
     kv_cache_bytes: int | None = None
     lane: Literal["auto", "packed", "compat"] | None = None
     is_trusted: bool = False
+    pin: bool | None = None
+    idle_unload_s: float | None = None
+    evict: bool | None = None
 
     def agrees_with(self, spec: ServeSpec) -> bool:
         """True if a worker that runs this spec is what the request asks for."""

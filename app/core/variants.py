@@ -78,7 +78,7 @@ class Variant:
     id: `<base>/<name>`. method: how it was made (`int8`), or the dtype of a cast. folder: tokenizer.json, chat
     template and config.json. info: what the running worker reported, None while nothing is loaded. estimated_bytes:
     what a load is expected to take; bytes_on_disk: its files, 0 for a cast, which has none of its own. running,
-    waiting: sequences right now. process_bytes: what the worker holds now.
+    waiting: sequences right now. process_bytes: what the worker holds now; measured_bytes: the most that one has held.
     """
 
     id: str
@@ -102,6 +102,8 @@ class Variant:
     waiting: int = 0
     process_bytes: int | None = None
     quality: Quality | None = None
+    is_pinned: bool = False
+    measured_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
