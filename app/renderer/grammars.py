@@ -67,6 +67,8 @@ def _said(error: str) -> str:
     """The library's first lines, without its excerpts of the text."""
     if error.startswith(_DEAD_END):
         return "no text matches it"
+    if error.startswith("panic"):
+        return "the grammar library fails on it"
     if error.startswith(_OVERLAP):
         return "a value may match two members of a 'oneOf'; write 'anyOf', or tell them apart by a constant"
     lines = [line.strip() for line in error.replace("<non-verbose/>", "").splitlines()]
