@@ -53,7 +53,7 @@ class Matcher:
             reason = self._matcher.get_error().partition("\n")[0]
             raise WorkerError(
                 WorkerErrorCode.INVALID_REQUEST,
-                f"the grammar cannot be followed any further: {reason}; make it simpler",
+                f"the grammar cannot be followed any further with this model's tokens: {reason}",
             )
 
 
