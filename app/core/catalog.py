@@ -154,7 +154,7 @@ class Catalog:
         name = entry.row.id
         entry.options = replace(request, model=name, name=None, revision=None, is_trusted=False)
         dtype = cast(DtypeName, entry.row.method) if entry.is_cast else request.dtype
-        entry.life.load(request.spec(entry, dtype, self._settings))
+        entry.life.load(entry.serve_spec(request, dtype, self._settings))
         return True
 
     async def unload(self, model: str, *, wait: bool, force: bool) -> Variant:

@@ -11,11 +11,12 @@ from app.core.load_request import LoadRequest
 from app.core.pulse import Pulse
 from app.core.serving import ServingLife
 from app.core.variants import Quality, Variant
+from app.settings import Settings
 from app.store.bases import BaseRow
 from app.store.memory import MemoryRow
 from app.store.variants import VariantRow
 from app.supervisor.supervisor import Supervisor
-from workers.protocol.specs import EchoSpec
+from workers.protocol.specs import DtypeName, EchoSpec, ServeSpec
 
 ECHO: Final = "echo"
 ECHO_MAX_MODEL_LEN: Final = 4096
@@ -71,6 +72,23 @@ class Entry:
     def estimated_bytes(self, kv_cache_bytes: int | None = None) -> int:
         """What a load is expected to take."""
         return fit.estimated_bytes(self.row.weight_bytes, kv_cache_bytes)
+
+    def serve_spec(self, request: LoadRequest, dtype: DtypeName, settings: Settings) -> ServeSpec:
+        """The order to a worker. dtype: of the variant, never what the request left open."""
+        return ServeSpec(
+            variant=self.row.id,
+            path=str(self.folder),
+            device=request.device or settings.device,
+            dtype=dtype,
+            max_model_len=request.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            kv_cache_bytes=request.kv_cache_bytes,
+            num_threads=settings.num_threads,
+            lane=request.lane or "auto",
+            verdict_dir=str(settings.data_dir / "verdicts"),
+            tokenizer_path=str(self.text_folder / "tokenizer.json"),
+            echo=self.echo,
+        )
 
     def snapshot(self) -> Variant:
         """The variant as it is now."""

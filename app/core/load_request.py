@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from app.core.entries import Entry
-from app.settings import Settings
 from workers.protocol.specs import DtypeName, ServeSpec
 
 
@@ -38,21 +36,4 @@ class LoadRequest:
             and self.max_model_len in (None, spec.max_model_len)
             and self.kv_cache_bytes in (None, spec.kv_cache_bytes)
             and self.lane in (None, spec.lane)
-        )
-
-    def spec(self, entry: Entry, dtype: DtypeName, settings: Settings) -> ServeSpec:
-        """The order to the worker. dtype: of the variant, never what the request left open."""
-        return ServeSpec(
-            variant=entry.row.id,
-            path=str(entry.folder),
-            device=self.device or settings.device,
-            dtype=dtype,
-            max_model_len=self.max_model_len,
-            max_num_seqs=settings.max_num_seqs,
-            kv_cache_bytes=self.kv_cache_bytes,
-            num_threads=settings.num_threads,
-            lane=self.lane or "auto",
-            verdict_dir=str(settings.data_dir / "verdicts"),
-            tokenizer_path=str(entry.text_folder / "tokenizer.json"),
-            echo=entry.echo,
         )
