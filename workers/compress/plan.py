@@ -18,8 +18,9 @@ from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.recipe_names import variant_suffix
 from workers.protocol.recipes import Override, Recipe
 
-# Read by their modelling code as raw numbers, not called as layers.
-_READ_DIRECTLY = frozenset({"dt_proj"})
+# Weights that modelling code takes as raw numbers: Mamba's recurrence multiplies with the first, RWKV divides the
+# others in place before its first forward pass.
+_TOUCHED_DIRECTLY = ("dt_proj", "attention.output", "feed_forward.value")
 # A router's small error sends tokens to other experts; its bytes are nothing.
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
 _COMPRESSIBLE = frozenset({"F32", "BF16", "F16"})
@@ -179,8 +180,8 @@ def _reason_to_keep(name: str, module: nn.Module, inside: set[str]) -> str | Non
     last = name.rpartition(".")[2]
     if last in _ROUTERS:
         return "a router of a mixture of experts"
-    if last in _READ_DIRECTLY:
-        return "read directly by the recurrence"
+    if f".{name}".endswith(tuple(f".{touched}" for touched in _TOUCHED_DIRECTLY)):
+        return "its modelling code reads or changes the weight directly"
     if not isinstance(module, nn.Linear):
         return f"no linear layer ({type(module).__name__})"
     return None if name in inside else "outside the decoder layers"

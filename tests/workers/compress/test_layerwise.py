@@ -21,13 +21,13 @@ from tests.workers.compress.layer_jobs import (
     compress_and_die,
     compress_and_time,
     run_and_die_behind_the_first_layer,
+    with_exact_products,
 )
 from tests.workers.tiny import save_tiny_model
 from workers.checkpoint.load import load_model
 from workers.compress import one_layer
 from workers.compress.staged_layers import StagedLayers
 from workers.compress.walk import LayerWalk
-from workers.formats.swap import quantized_linears
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.messages import JobProgress
 from workers.protocol.recipes import (
@@ -240,15 +240,10 @@ def test_next_layer_sees_what_the_variant_will_compute(
     walk = next(name for name, module in loaded.model.named_modules() if name.endswith("layers.1"))
     inputs: list[Tensor] = []
     loaded.model.get_submodule(walk).register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    for name, layer in quantized_linears(loaded.model).items():
-        # What the layers were given: exact products, activations as they are.
-        linear = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-        linear.weight.data = layer.dequantize()
-        if layer.bias is not None:
-            linear.bias.data = layer.bias.float()
-        loaded.model.set_submodule(name, linear)
+    # What the layers were given: exact products, activations as they are.
+    model = with_exact_products(loaded.model)
     with torch.inference_mode():
-        loaded.model(IDS[:1], use_cache=False)
+        model(IDS[:1], use_cache=False)
     # The same fp32 numbers; experts may be summed in another order.
     torch.testing.assert_close(inputs[0], seen[0], rtol=1e-4, atol=1e-5)
 
