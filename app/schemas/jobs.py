@@ -102,7 +102,8 @@ class JobResultObject(Struct, frozen=True, kw_only=True):
     """What a job made, and how near it is to the base. kept: module -> why it was not compressed.
 
     layout: of the files. fallbacks: module -> why it was rounded to nearest without its method. calibration_tokens:
-    module -> tokens that its method has seen, for methods that look at a text.
+    module -> tokens that its method has seen, for methods that look at a text. folds: module that was divided by the
+    scales of awq or smoothquant -> the linears that were multiplied by them. unfolded: linear -> why it got no scales.
     """
 
     variant: str
@@ -115,6 +116,8 @@ class JobResultObject(Struct, frozen=True, kw_only=True):
     kept: dict[str, str]
     fallbacks: dict[str, str] = {}
     calibration_tokens: dict[str, int] = {}
+    folds: dict[str, list[str]] = {}
+    unfolded: dict[str, str] = {}
     mean_error: float
     kl_mean: float
     kl_max: float

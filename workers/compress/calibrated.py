@@ -31,13 +31,15 @@ from workers.protocol.specs import CompressSpec
 class LayerResults:
     """What a layer job has made. tensors: by their final names, in the files of the finished layers. errors: relative
     output error of each module on the calibration data. num_tokens: of that data, per module. fallbacks: modules that
-    were rounded without their method, and why.
+    were rounded without their method, and why. folds, unfolded: see `FoldedScales`.
     """
 
     tensors: dict[str, TensorHeader] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     num_tokens: dict[str, int] = field(default_factory=dict)
     fallbacks: dict[str, str] = field(default_factory=dict)
+    folds: dict[str, list[str]] = field(default_factory=dict)
+    unfolded: dict[str, str] = field(default_factory=dict)
 
 
 def make_layers(
@@ -94,6 +96,8 @@ def _results(staged: StagedLayers) -> LayerResults:
         found.errors.update({module: after for module, (_, after) in note["errors"].items()})
         found.num_tokens.update(note["tokens"])
         found.fallbacks.update(note["fallbacks"])
+        found.folds.update(note["folds"])
+        found.unfolded.update(note["unfolded"])
     return found
 
 

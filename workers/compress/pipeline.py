@@ -39,7 +39,7 @@ from workers.checkpoint.tokenizer import COPIED_FILES, FAST_TOKENIZER, ensure_fa
 from workers.compress.calibrated import LayerResults, layers_folder, make_layers
 from workers.compress.card import cast_card, model_card
 from workers.compress.pieces import Cast, Piece, cast_pieces, compressed_pieces
-from workers.compress.plan import Wishes, plan_compression
+from workers.compress.plan import CompressionPlan, Wishes, plan_compression
 from workers.device import memory_used_bytes, resolve_device
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.messages import CompressResult, JobProgress
@@ -136,7 +136,7 @@ class _Job:
         with staging(Path(self.spec.output_dir)):
             made = self._write(pieces)
             card = cast_card(self.spec, base_bytes=self.headers.weight_bytes, weight_bytes=_bytes_of(pieces))
-            disk_bytes = self._finish(made.records, card)
+            disk_bytes = self._finish(made.records, card, {})
         num_cast = sum(isinstance(piece, Cast) for piece in pieces)
         return CompressResult(
             weight_bytes=_bytes_of(pieces),
@@ -152,22 +152,7 @@ class _Job:
     def compress(self) -> CompressResult:
         """Choose codes for every planned linear and write them in the layout."""
         spec, layout = self.spec, LAYOUTS[self.spec.layout or default_layout(self.spec.recipe)]
-        self._refuse_unreadable_head(layout)
-        wishes = Wishes(
-            recipe=spec.recipe,
-            layout=layout,
-            skip=spec.skip,
-            overrides=spec.overrides,
-            quantize_head=spec.quantize_head,
-        )
-        skeleton = build_skeleton(Path(spec.base_path))
-        self.headers = slice_experts(skeleton, self.headers)
-        plan = plan_compression(skeleton, self.headers, wishes)
-        if not plan.targets:
-            reasons = "; ".join(sorted(set(plan.kept.values())))
-            raise WorkerError(
-                WorkerErrorCode.UNSUPPORTED_MODEL, f"nothing in base {spec.base!r} can be compressed: {reasons}"
-            )
+        plan = self._plan(layout)
         self.config["quantization_config"] = layout.quantization_config(plan.groups(), plan.ignore)
         if plan.tied_head is not None:
             self.config["tie_word_embeddings"] = False
@@ -188,12 +173,13 @@ class _Job:
             card = model_card(
                 spec,
                 plan,
+                layers,
                 layout=layout.name,
                 base_bytes=self.headers.weight_bytes,
                 weight_bytes=weight_bytes,
                 mean_error=_mean(errors),
             )
-            disk_bytes = self._finish(made.records, card)
+            disk_bytes = self._finish(made.records, card, layers.folds)
         # Only now: until the variant is whole, the layers are what a killed job goes on from.
         shutil.rmtree(layers_folder(spec), ignore_errors=True)
         main = plan.groups()[0].scheme
@@ -208,7 +194,30 @@ class _Job:
             mean_error=_mean(errors),
             fallbacks=layers.fallbacks,
             num_tokens=layers.num_tokens,
+            folds=layers.folds,
+            unfolded=layers.unfolded,
         )
+
+    def _plan(self, layout: Layout) -> CompressionPlan:
+        """What becomes of each tensor; from here on, fused experts are read one by one. Raises as `compress`."""
+        self._refuse_unreadable_head(layout)
+        spec = self.spec
+        wishes = Wishes(
+            recipe=spec.recipe,
+            layout=layout,
+            skip=spec.skip,
+            overrides=spec.overrides,
+            quantize_head=spec.quantize_head,
+        )
+        skeleton = build_skeleton(Path(spec.base_path))
+        self.headers = slice_experts(skeleton, self.headers)
+        plan = plan_compression(skeleton, self.headers, wishes)
+        if not plan.targets:
+            reasons = "; ".join(sorted(set(plan.kept.values())))
+            raise WorkerError(
+                WorkerErrorCode.UNSUPPORTED_MODEL, f"nothing in base {spec.base!r} can be compressed: {reasons}"
+            )
+        return plan
 
     def _refuse_unreadable_head(self, layout: Layout) -> None:
         if self.spec.quantize_head and layout.name in LAYOUTS_WITHOUT_HEAD:
@@ -245,12 +254,12 @@ class _Job:
             writer.finish()
         return _Written(records=dict(writer.records), errors=progress.errors)
 
-    def _finish(self, records: dict[str, FileRecord], card: str) -> int:
+    def _finish(self, records: dict[str, FileRecord], card: str, folds: dict[str, list[str]]) -> int:
         """Small files, manifest, sync. Returns the bytes of all files."""
         base, output = Path(self.spec.base_path), Path(self.spec.output_dir)
         records |= _write_small_files(base, output, self.config)
         records["README.md"] = write_file(output, "README.md", card.encode())
-        write_manifest(output, records, _origin(self.spec, fingerprint(base, self.headers)))
+        write_manifest(output, records, _origin(self.spec, fingerprint(base, self.headers), folds))
         sync_folder(output)
         sync_folder(output.parent)
         return sum(record.size for record in records.values()) + (output / MANIFEST).stat().st_size
@@ -285,7 +294,7 @@ def _write_small_files(base: Path, output: Path, config: dict[str, Any]) -> dict
     return records
 
 
-def _origin(spec: CompressSpec, base_fingerprint: str) -> Origin:
+def _origin(spec: CompressSpec, base_fingerprint: str, folds: dict[str, list[str]]) -> Origin:
     recipe = {
         "method": method_of(spec.recipe),
         **{name: value for name, value in msgspec.to_builtins(spec.recipe).items() if name != "type"},
@@ -297,4 +306,4 @@ def _origin(spec: CompressSpec, base_fingerprint: str) -> Origin:
     }
     if spec.calibration is not None:
         recipe["calibration_sha256"] = hashlib.sha256(Path(spec.calibration.token_ids_path).read_bytes()).hexdigest()
-    return Origin(variant=spec.variant, base=spec.base, base_fingerprint=base_fingerprint, recipe=recipe)
+    return Origin(variant=spec.variant, base=spec.base, base_fingerprint=base_fingerprint, recipe=recipe, folds=folds)

@@ -210,7 +210,8 @@ class CompressResult(Struct, frozen=True, kw_only=True):
 
     mean_error: relative, over the compressed modules: of their outputs on the calibration data where there is some, of
     their weights else. Calibrated methods only: num_tokens, of that data, per module; fallbacks, modules that saw too
-    few and were rounded to nearest, with the reason.
+    few and were rounded to nearest, with the reason; folds, module that was divided by the scales of awq or smoothquant
+    -> the linears that were multiplied by them; unfolded, linears that got no scales, with the reason.
     """
 
     weight_bytes: int
@@ -223,6 +224,8 @@ class CompressResult(Struct, frozen=True, kw_only=True):
     mean_error: float
     num_tokens: dict[str, int] = {}
     fallbacks: dict[str, str] = {}
+    folds: dict[str, list[str]] = {}
+    unfolded: dict[str, str] = {}
 
 
 class VerifyResult(Struct, frozen=True, kw_only=True):
