@@ -203,7 +203,7 @@ def test_recipes_of_one_group_may_differ(tmp_path: Path, main: Recipe, other: Re
         assert "model.layers.0.mlp.down_proj" not in notes(staged, "tokens")
 
 
-# Symmetric: the CPU's int4 product rounds zero points, so that its `dequantize` is not to the last bit what is stored.
+# Symmetric: what is served with zero points is not to the last bit what is stored (formats/int4.py).
 AWQ = AwqRecipe(group_size=32, symmetric=True)
 STORED: dict[str, tuple[str, Recipe, str]] = {
     "gptq-llama-bf16": ("llama", GPTQ, "gptq"),
