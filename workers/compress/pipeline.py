@@ -40,7 +40,7 @@ from workers.compress.calibrated import LayerResults, layers_folder, make_layers
 from workers.compress.card import cast_card, model_card
 from workers.compress.pieces import Cast, Piece, cast_pieces, compressed_pieces
 from workers.compress.plan import CompressionPlan, Wishes, plan_compression
-from workers.device import memory_used_bytes, resolve_device
+from workers.device import resolve_device
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.messages import CompressResult, JobProgress
 from workers.protocol.recipe_names import (
@@ -60,20 +60,19 @@ _SMALL_FILES_BYTES = 64 * 2**20
 
 @dataclass(slots=True, kw_only=True)
 class _Progress:
-    """Counts bytes of the base and tells the front end after each tensor; `poll` raises when the job is cancelled."""
+    """Counts bytes of the base and tells the front end after each tensor; `poll` raises when the job is cancelled.
 
+    plan: knows the layers; None for a cast.
+    """
+
+    phase: str
+    plan: CompressionPlan | None
     report: Callable[[JobProgress], None]
     poll: Callable[[], None]
     total: int
     started_at_s: float = field(default_factory=time.monotonic)
     done: int = 0
     errors: list[float] = field(default_factory=list)
-
-    @classmethod
-    def of(
-        cls, headers: CheckpointHeaders, report: Callable[[JobProgress], None], poll: Callable[[], None]
-    ) -> "_Progress":
-        return cls(report=report, poll=poll, total=headers.weight_bytes)
 
     def finish(self, piece: Piece, seconds: float) -> None:
         self.done = min(self.total, self.done + piece.source.num_bytes)
@@ -82,14 +81,15 @@ class _Progress:
         elapsed_s = time.monotonic() - self.started_at_s
         self.report(
             JobProgress(
-                phase="compressing",
+                phase=self.phase,
                 done=self.done,
                 total=self.total,
-                unit=piece.unit,
-                error=piece.error,
+                module=piece.unit,
+                layer=None if self.plan is None else self.plan.layer_of(piece.unit),
+                num_layers=None if self.plan is None else self.plan.num_layers,
+                error_after=piece.error,
                 seconds=seconds,
                 eta_s=elapsed_s / self.done * (self.total - self.done) if self.done else None,
-                rss_bytes=memory_used_bytes(torch.device("cpu")),
             )
         )
         self.poll()
@@ -134,7 +134,7 @@ class _Job:
                 self.config[key] = str(_DTYPES[name]).removeprefix("torch.")
         self._check_room(pieces, 1)
         with staging(Path(self.spec.output_dir)):
-            made = self._write(pieces)
+            made = self._write(pieces, None, "compressing")
             card = cast_card(self.spec, base_bytes=self.headers.weight_bytes, weight_bytes=_bytes_of(pieces))
             disk_bytes = self._finish(made.records, card, {})
         num_cast = sum(isinstance(piece, Cast) for piece in pieces)
@@ -168,7 +168,8 @@ class _Job:
                     spec, self.headers, plan, layout, self.config["quantization_config"], self.report, self.poll
                 )
             pieces = compressed_pieces(self.headers, plan, layout, device, layers.tensors)
-            made, weight_bytes = self._write(pieces), _bytes_of(pieces)
+            made = self._write(pieces, plan, "writing" if is_calibrated else "compressing")
+            weight_bytes = _bytes_of(pieces)
             errors = [*layers.errors.values(), *made.errors]
             card = model_card(
                 spec,
@@ -241,9 +242,11 @@ class _Job:
         if needed > free:
             raise disk_full(needed, free)
 
-    def _write(self, pieces: list[Piece]) -> "_Written":
+    def _write(self, pieces: list[Piece], plan: CompressionPlan | None, phase: str) -> "_Written":
         """One piece after the other, in the base's order."""
-        progress = _Progress.of(self.headers, self.report, self.poll)
+        progress = _Progress(
+            phase=phase, plan=plan, report=self.report, poll=self.poll, total=self.headers.weight_bytes
+        )
         planned = [tensor for piece in pieces for tensor in piece.planned()]
         with CheckpointWriter(Path(self.spec.output_dir), planned) as writer:
             for piece in pieces:

@@ -31,7 +31,7 @@ class CompressionPlan:
     """targets: stored tensor name -> module name, to be compressed. recipes, schemes: of each such module. kept: module
     name -> reason, for every other module with a weight matrix. ignore: stored names of what readers of
     the format must leave alone. tied_head: the stored embedding that is the output head too and is compressed as such,
-    beside the embedding itself.
+    beside the embedding itself. layers: name of the list of the decoder's layers; num_layers: its length.
     """
 
     targets: dict[str, str]
@@ -40,7 +40,16 @@ class CompressionPlan:
     kept: dict[str, str]
     ignore: list[str]
     head: str
+    layers: str
+    num_layers: int
     tied_head: str | None = None
+
+    def layer_of(self, module: str) -> int | None:
+        """The number of the decoder layer that a module is in; None if it is in none."""
+        if not module.startswith(f"{self.layers}."):
+            return None
+        number = module.removeprefix(f"{self.layers}.").partition(".")[0]
+        return int(number) if number.isdecimal() else None
 
     def stored_name(self, module: str) -> str:
         """The name of a compressed module in the files, without `.weight`."""
@@ -85,7 +94,8 @@ def plan_compression(model: PreTrainedModel, headers: CheckpointHeaders, wishes:
     """
     names = split_stored_experts(model, headers.tensors)
     stored_of = {module: stored for stored, module in names.modules.items()}
-    inside = _decoder_modules(model)
+    path, layers = decoder_layers(model)
+    inside = {f"{path}.{name}" for name, _ in layers.named_modules() if name} | {path}
     head, tied_head = _head(model, stored_of)
     plan = CompressionPlan(
         targets={},
@@ -94,6 +104,8 @@ def plan_compression(model: PreTrainedModel, headers: CheckpointHeaders, wishes:
         kept={},
         ignore=[],
         head=head,
+        layers=path,
+        num_layers=len(layers),
         tied_head=tied_head if wishes.quantize_head else None,
     )
     for name, module in model.named_modules():
@@ -200,9 +212,3 @@ def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
         raise WorkerError(WorkerErrorCode.UNSUPPORTED_MODEL, "the model has no list of decoder layers")
     layers = max(lists, key=lambda found: sum(parameter.numel() for parameter in found.parameters()))
     return next(name for name, module in model.named_modules() if module is layers), layers
-
-
-def _decoder_modules(model: PreTrainedModel) -> set[str]:
-    """Names of all modules inside the decoder's layers."""
-    path, layers = decoder_layers(model)
-    return {f"{path}.{name}" for name, _ in layers.named_modules() if name} | {path}

@@ -143,7 +143,7 @@ class Measurement:
         for window, predicted in zip(self._windows, logits, strict=True):
             scored = predicted[window.first - window.begin - 1 : -1].to(torch.float32)
             yield torch.log_softmax(scored, dim=-1).cpu(), self._token_ids[window.first : window.end]
-            self._report(JobProgress(phase=phase, done=window.end, total=total, unit="tokens"))
+            self._report(JobProgress(phase=phase, done=window.end, total=total))
             self._poll()
 
     def _progress(self, phase: str) -> Callable[[int, int], None]:

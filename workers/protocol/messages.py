@@ -164,18 +164,20 @@ class StartJob(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class JobProgress(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
-    """One step forward of a job. `done` of `total` units (layers or bytes), `seconds` spent on this unit.
+    """One step forward of a job. `done` of `total`: layers, bytes or tokens, as the phase counts.
 
-    error: relative output or weight error of the unit (a module) that was just compressed, where there is one.
-    error_before, error_after: calibrated methods only; relative error of the module's output on the calibration data,
-    with plain rounding and with the method's numbers.
+    module: what was just compressed, in `seconds`, or the tensor that was just copied. layer: of the `num_layers` that
+    the decoder has, the one that the module is in, counted from 0. error_after: relative error that the module was left
+    with, of its outputs on the calibration data where there is some, else of its weight. error_before: what plain
+    rounding to the same grid would have left, where the method does more. rss_bytes: of the job's process.
     """
 
     phase: str
     done: int
     total: int
-    unit: str = ""
-    error: float | None = None
+    module: str = ""
+    layer: int | None = None
+    num_layers: int | None = None
     error_before: float | None = None
     error_after: float | None = None
     seconds: float = 0.0
