@@ -36,7 +36,7 @@ from workers.checkpoint.save import (
     write_file,
 )
 from workers.checkpoint.tokenizer import COPIED_FILES, FAST_TOKENIZER, ensure_fast_tokenizer
-from workers.compress.calibrated import LayerResults, layers_folder, make_layers
+from workers.compress.calibrated import LayerResults, keeping_layers, make_layers
 from workers.compress.card import cast_card, model_card
 from workers.compress.pieces import Cast, Piece, cast_pieces, compressed_pieces
 from workers.compress.plan import CompressionPlan, Wishes, plan_compression
@@ -161,7 +161,7 @@ class _Job:
         # Finished layers lie beside the variant until it is whole.
         self._check_room(compressed_pieces(self.headers, plan, layout, device, {}), 2 if is_calibrated else 1)
         self.poll()
-        with staging(Path(spec.output_dir)):
+        with staging(Path(spec.output_dir)), keeping_layers(spec):
             layers = LayerResults()
             if is_calibrated:
                 layers = make_layers(
@@ -181,8 +181,6 @@ class _Job:
                 mean_error=_mean(errors),
             )
             disk_bytes = self._finish(made.records, card, layers.folds)
-        # Only now: until the variant is whole, the layers are what a killed job goes on from.
-        shutil.rmtree(layers_folder(spec), ignore_errors=True)
         main = plan.groups()[0].scheme
         return CompressResult(
             weight_bytes=weight_bytes,

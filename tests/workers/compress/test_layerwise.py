@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -114,6 +115,25 @@ def test_activations_on_disk_change_nothing(tmp_path: Path) -> None:
     assert hashes(tmp_path / "memory") == hashes(tmp_path / "disk")
     assert len(list((tmp_path / "disk.activations").iterdir())) == len(IDS)
     assert not (tmp_path / "memory.activations").exists()
+
+
+def test_whole_job_with_activations_on_disk_makes_the_same_bytes_and_leaves_none(tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base")
+    spec = whole_job(tmp_path, base, GPTQ)
+    compress(spec)
+    expected = weights_of(spec)
+    scratch = Path(spec.output_dir + ".activations")
+    on_disk: set[int] = set()
+
+    def report(progress: JobProgress) -> None:
+        if progress.phase == "compressing":
+            on_disk.add(len(list(scratch.iterdir())))
+
+    compress(msgspec.structs.replace(spec, activation_bytes=1), report=report)
+
+    assert weights_of(spec) == expected
+    assert on_disk == {len(IDS)}
+    assert not scratch.exists()
 
 
 def test_memory_for_hessians_decides_passes_and_not_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,17 +313,18 @@ def test_job_killed_at_random_instants_ends_with_the_bytes_of_an_uninterrupted_o
 
 def test_cancel_within_a_layer_keeps_only_finished_layers(tmp_path: Path) -> None:
     spec = whole_job(tmp_path, save_tiny_model(tmp_path / "base"), GPTQ)
-    polls = 0
+    seen: list[JobProgress] = []
 
     def poll() -> None:
-        nonlocal polls
-        polls += 1
-        if polls == 40:
+        # Three modules into the second layer; the next poll comes with the next sample.
+        if len(seen) == 10:
             raise WorkerError(WorkerErrorCode.CANCELLED, "cancelled")
 
     with pytest.raises(WorkerError, match="cancelled"):
-        compress(spec, poll)
+        compress(spec, poll, seen.append)
 
+    assert (len(seen), seen[-1].layer) == (10, 1)
+    assert len(hashes(Path(spec.output_dir + ".layers"))) == 1
     assert [path.name for path in Path(spec.output_dir).parent.iterdir()] == ["out.layers"]
     plan = json.loads((Path(spec.output_dir + ".layers") / "plan.json").read_text())
     assert plan["recipe"]["type"] == "gptq"
