@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from workers.checkpoint.headers import CheckpointHeaders
 from workers.checkpoint.load import build_skeleton
-from workers.checkpoint.stored_names import LoadRules, split_stored_experts
+from workers.checkpoint.stored_names import split_stored_experts
 from workers.checkpoint.tensors import TORCH_DTYPES, read_tensor
 from workers.compress.plan import decoder_layers
 from workers.formats.experts import fill_experts
@@ -44,14 +44,12 @@ class LayerWalk:
         self.device = device
         self._headers = headers
         self._mapping: Any = get_model_conversion_mapping(self.model)
-        rules = LoadRules(self.model)
-        destinations = {name: rules.destination(name) for name in headers.tensors}
         # Experts are given their weights by hand: for transformers the model has none of these any more.
-        experts = split_stored_experts(self.model, headers.tensors).experts
-        self._experts = {stored: module for own in experts.values() for stored, module in own.items()}
-        self._parameters = {name: parameter for name, (parameter, _) in destinations.items()}
+        names = split_stored_experts(self.model, headers.tensors)
+        self._experts = {stored: module for own in names.experts.values() for stored, module in own.items()}
+        self._parameters = {name: parameter for name, (parameter, _) in names.destinations.items()}
         self._parameters |= {stored: f"{module}.weight" for stored, module in self._experts.items()}
-        renamed = [name for name, (_, pattern) in destinations.items() if pattern is None or name in self._experts]
+        renamed = [n for n, (_, pattern) in names.destinations.items() if pattern is None or n in self._experts]
         self._stored = {self._parameters[name]: name for name in renamed}
         self.path, self.layers = decoder_layers(self.model)
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []

@@ -13,7 +13,7 @@ from tests.workers.tiny import save_tiny_model
 from workers.checkpoint.load import load_model
 from workers.formats.experts import split_experts
 from workers.formats.swap import quantized_linears
-from workers.measure.quality import kl_divergence, log_probs
+from workers.measure.quality import kl_divergence, log_probs, window_logits
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.messages import CompressResult, JobProgress
 from workers.protocol.recipes import (
@@ -28,7 +28,7 @@ from workers.protocol.recipes import (
 from workers.protocol.specs import CompressSpec
 
 CPU = torch.device("cpu")
-TEXT = tuple(range(3, 99))
+TEXT = torch.arange(3, 99)
 # Wide weights, so that the models do not say much the same whatever is done to them.
 _WIDE = {"initializer_range": 0.2}
 _MAMBA2 = {"mamba_n_heads": 4, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_chunk_size": 8, "num_key_value_heads": 2}
@@ -97,7 +97,8 @@ def load_base(tmp_path: Path) -> PreTrainedModel:
 
 def divergence(base: PreTrainedModel, variant: PreTrainedModel) -> float:
     """KL(base || variant), mean nats per token."""
-    return float(kl_divergence(log_probs(base, TEXT, len(TEXT)), log_probs(variant, TEXT, len(TEXT))).mean())
+    p, q = (log_probs(window_logits(model, [TEXT])) for model in (base, variant))
+    return float(kl_divergence(p, q).mean())
 
 
 @pytest.mark.parametrize("recipe", DATA_FREE.values(), ids=DATA_FREE.keys())
@@ -115,7 +116,7 @@ def test_variant_of_any_architecture_loads_and_computes_with_its_rounded_weights
     assert len(layers) == result.num_compressed > 0
     for name, layer in layers.items():
         reference.get_submodule(name).weight.data = layer.dequantize()
-    ours, expected = (log_probs(model, TEXT, len(TEXT)) for model in (with_exact_products(variant), reference))
+    ours, expected = (log_probs(window_logits(model, [TEXT])) for model in (with_exact_products(variant), reference))
     # The same fp32 numbers; experts may be summed in another order.
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
