@@ -147,15 +147,16 @@ def step(progress: Mapping[str, Any]) -> str:
 
 
 def _detail(progress: Mapping[str, Any]) -> str:
+    # Events that an earlier version has stored lack some of this.
     parts = []
-    if progress["layer"] is not None:
+    if progress.get("layer") is not None:
         parts.append(f"layer {progress['layer'] + 1} of {progress['num_layers']}")
-    if progress["module"] is not None:
+    if progress.get("module") is not None:
         parts.append(progress["module"])
-    if progress["error_after"] is not None:
+    if progress.get("error_after") is not None:
         before = "" if progress["error_before"] is None else f"{progress['error_before']:.2e} to "
         parts.append(f"error {before}{progress['error_after']:.2e}")
-    if progress["eta_s"] is not None:
+    if progress.get("eta_s") is not None:
         parts.append(f"{timedelta(seconds=round(progress['eta_s']))} left")
     return ", ".join(parts)
 
