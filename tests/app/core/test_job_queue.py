@@ -133,7 +133,9 @@ async def test_job_whose_process_is_killed_goes_on_by_itself(server: Server) -> 
 
     assert (job.state, job.attempt) == ("succeeded", 2)
     assert (await states(server, job.id))[:4] == ["queued", "running", "queued", "running"]
-    assert list((server.settings.data_dir / "staging").iterdir()) == []
+    # Its folder goes right behind its last state; the test's time limit is the deadline.
+    while list((server.settings.data_dir / "staging").iterdir()):
+        await asyncio.sleep(0.02)
 
 
 async def test_job_that_dies_in_every_attempt_fails_with_the_reason(server: Server) -> None:
