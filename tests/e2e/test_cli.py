@@ -1,6 +1,7 @@
 """The commands of the command line against a real server, as a user types them."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -123,6 +124,17 @@ def test_quantize_follows_the_job_and_the_variant_can_be_used(run: Run, served: 
     unloaded = run(["unload", f"{base}/int8"])
     assert unloaded.stdout.strip() == f"{base}/int8: unloaded", unloaded.output
     assert f"{base}/int8" not in run(["ps"]).stdout
+
+
+def test_quantize_shows_each_layer_its_errors_and_the_time_left(run: Run, served: str) -> None:
+    base = served.partition("/")[0]
+
+    made = run(["quantize", base, "--method", "gptq-int4-g32", "--samples", "4", "--sequence-length", "64"])
+
+    assert made.exit_code == 0, made.output
+    lines = re.findall(r"layer (\d+) of (\d+), \S+, error \S+ to \S+, \d+:\d\d:\d\d left$", made.stderr, re.MULTILINE)
+    num_layers = int(lines[0][1])
+    assert [int(layer) for layer, _ in lines] == list(range(1, num_layers + 1))
 
 
 def test_measured_and_exported_variant(run: Run, served: str, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from workers.compress.calibrated import LayerResults
+from workers.compress.layer_inputs import family
 from workers.compress.plan import CompressionPlan
 from workers.protocol.recipe_names import method_of, variant_suffix
 from workers.protocol.recipes import CastRecipe
@@ -26,7 +28,7 @@ tags: [{layout}, {method}]
 Kept as they were:
 
 {kept}
-
+{folds}
 Load it with `slimserve load`, or with {readers}.
 `manifest.json` has the SHA-256 of every file.
 """
@@ -52,7 +54,14 @@ _OTHER_READERS = "transformers where `compressed-tensors` is installed, and vLLM
 
 
 def model_card(
-    spec: CompressSpec, plan: CompressionPlan, *, layout: str, base_bytes: int, weight_bytes: int, mean_error: float
+    spec: CompressSpec,
+    plan: CompressionPlan,
+    layers: LayerResults,
+    *,
+    layout: str,
+    base_bytes: int,
+    weight_bytes: int,
+    mean_error: float,
 ) -> str:
     """The card as Markdown. mean_error: see `CompressResult`."""
     reasons = Counter(plan.kept.values())
@@ -70,7 +79,22 @@ def model_card(
         num_compressed=len(plan.targets),
         mean_error=mean_error,
         kept=kept,
+        folds=_folds(layers),
     )
+
+
+def _folds(layers: LayerResults) -> str:
+    """What was divided by which linears' scales; the same in many layers is one line. Nothing for other methods."""
+    if not layers.folds and not layers.unfolded:
+        return ""
+    alike = Counter(
+        (family(module), ", ".join(f"`{name}`" for name in sorted(set(map(family, readers)))))
+        for module, readers in layers.folds.items()
+    )
+    lines = [f"- {count} x `{module}`, for {readers}" for (module, readers), count in alike.items()]
+    reasons = Counter(layers.unfolded.values())
+    lines += [f"- {count} x no scales: {reason}" for reason, count in sorted(reasons.items())]
+    return "\nDivided by the scales of the linears that read them:\n\n" + "\n".join(lines) + "\n"
 
 
 def cast_card(spec: CompressSpec, *, base_bytes: int, weight_bytes: int) -> str:
