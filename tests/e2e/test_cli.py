@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ import pytest
 from cli_server import ROOT, CliServer, environment_without_settings, running_server
 from typer.testing import CliRunner, Result
 
+from app import embedded
 from app.cli.root import app
 
 # Seconds alone, minutes where other work shares two cores.
@@ -51,6 +53,17 @@ def test_list_as_json_is_what_the_api_says(run: Run, server: CliServer, served: 
 
     (found,) = [one for one in json.loads(result.stdout) if one["id"] == served]
     assert found["weight_bytes"] == server.variant(served)["weight_bytes"]
+
+
+def test_load_takes_a_folder_by_its_path_from_here(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(embedded.model_path(), tmp_path / "fox")
+    monkeypatch.chdir(tmp_path)
+
+    result = run(["load", "./fox", "--name", "fox"])
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("fox/bf16: ready")
+    assert run(["unload", "fox/bf16"]).exit_code == 0
 
 
 def test_plan_knows_what_is_loaded_and_estimates_the_rest(run: Run, served: str) -> None:
