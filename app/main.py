@@ -15,6 +15,7 @@ from app.api import (
     jobs,
     load,
     metrics,
+    model_router,
     models,
     operations,
     quantize,
@@ -25,6 +26,7 @@ from app.api import (
 from app.api.guard import Guard
 from app.api.handlers import install_handlers
 from app.api.openapi import describe_bodies
+from app.api.variant_prefix import VariantPrefix
 from app.core.generation import Generation
 from app.core.renderer import Renderer
 from app.core.server import Server
@@ -34,9 +36,9 @@ from app.metrics.serving import ServingMetrics
 from app.settings import Settings
 
 ROUTERS = (
-    *(chat.router, completions.router, generate.router, models.router, tokenize.router),
+    *(chat.router, completions.router, generate.router, models.router, model_router.router),
     *(load.router, quantize.router, jobs.router, reports.router, variants.router, export.router, bases.router),
-    *(operations.router, metrics.router),
+    *(tokenize.router, operations.router, metrics.router),
 )
 
 
@@ -51,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = settings
+    app.add_middleware(VariantPrefix)
     app.add_middleware(Guard, settings=settings)
     install_handlers(app)
     for router in ROUTERS:
@@ -63,7 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     state = app.state
-    state.metrics = ServingMetrics()
+    state.metrics = ServingMetrics(has_vllm_names=settings.metrics_compat == "vllm")
     state.server = Server(settings)
     state.texts = TextModels()
     state.renderer = Renderer()

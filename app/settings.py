@@ -4,7 +4,7 @@ Environment names are `SLIMSERVE_` plus the field's name in capitals; docs/setti
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import (
@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     load_timeout_s: float = Field(300, gt=0, le=86_400, description="A loading worker without progress for this long.")
     drain_timeout_s: float = Field(30, ge=0, le=3600, description="Time that running requests get at a stop or unload.")
     strict_params: bool = Field(False, description="Refuse unknown body fields instead of naming them in a header.")
+    metrics_compat: Literal["none", "vllm"] = Field(
+        "none", description="Other names under which `/metrics` tells its numbers too: none or vllm."
+    )
     enable_echo: bool = Field(False, description="Let clients load `echo`, a stand-in model for load tests.")
     echo_ttft_s: float = Field(0, ge=0, le=3600, description="Time that `echo` takes for a first token.")
     echo_itl_s: float = Field(0, ge=0, le=3600, description="Time that `echo` takes for every other token.")

@@ -1,5 +1,6 @@
 """One variant in memory: its row, its serving life, its quality; and the snapshot that others see of it."""
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Final
 
 from app.core import fit
 from app.core.bases import Bases
+from app.core.publish import MANIFEST
 from app.core.serving import ServingLife
 from app.core.variants import Quality, Variant
 from app.store.bases import BaseRow
 from app.store.variants import VariantRow
 from app.supervisor.supervisor import Supervisor
+from workers.protocol.messages import Loading
 from workers.protocol.specs import EchoSpec
 
 ECHO: Final = "echo"
@@ -20,7 +23,10 @@ ECHO_MAX_MODEL_LEN: Final = 4096
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """folder: with config.json and weights. text_folder: with tokenizer.json. echo, and no base: a stand-in."""
+    """folder: with config.json and weights. text_folder: with tokenizer.json. echo, and no base: a stand-in.
+
+    group_size: see Variant.
+    """
 
     row: VariantRow
     life: ServingLife
@@ -29,6 +35,7 @@ class Entry:
     text_folder: Path
     quality: Quality | None = None
     echo: EchoSpec | None = None
+    group_size: int | None = None
 
     @property
     def is_cast(self) -> bool:
@@ -65,12 +72,20 @@ class Entry:
             waiting=stats.num_waiting if stats is not None else 0,
             process_bytes=_process_bytes(life),
             quality=self.quality,
+            loading=_loading(life),
+            weight_bytes=row.weight_bytes,
+            group_size=self.group_size,
         )
+
+
+def _loading(life: ServingLife) -> Loading | None:
+    """What the worker last said of its load; None when there is none going on."""
+    return life.worker.loading if life.worker is not None and life.info is None else None
 
 
 def _phase(life: ServingLife) -> str | None:
     """How far a load is."""
-    loading = life.worker.loading if life.worker is not None and life.info is None else None
+    loading = _loading(life)
     return None if loading is None else f"{loading.phase}: {loading.bytes_done:,} of {loading.bytes_total:,} bytes"
 
 
@@ -106,7 +121,18 @@ def entry_of(row: VariantRow, life: ServingLife, bases: Bases, data_dir: Path) -
     kept_in = "variants" if row.quarantine_reason is None else "quarantine"
     folder = Path(base.info.path) if row.dir is None else data_dir / kept_in / row.dir
     text_folder = bases.text_folder(base) if row.dir is None else folder
-    return Entry(row=row, life=life, base=base, folder=folder, text_folder=text_folder)
+    group_size = None if row.dir is None else _group_size(folder / MANIFEST)
+    return Entry(row=row, life=life, base=base, folder=folder, text_folder=text_folder, group_size=group_size)
+
+
+def _group_size(manifest: Path) -> int | None:
+    """What the recipe in a variant's manifest says of it; a folder that lost the file is found out by a load."""
+    try:
+        recipe = json.loads(manifest.read_bytes())["recipe"]
+    except (OSError, ValueError, KeyError):
+        return None
+    size = recipe.get("group_size", recipe.get("block_size"))
+    return size if isinstance(size, int) else None
 
 
 def echo_entry(name: str, supervisor: Supervisor, text_folder: Path, spec: EchoSpec) -> Entry:

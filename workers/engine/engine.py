@@ -73,7 +73,12 @@ class Engine:
                 SequenceUpdate(request_id=request.request_id, finish_reason=FinishReason.ERROR, error=error)
             )
             return
-        sequence = Sequence(request_id=request.request_id, prompt_ids=request.prompt_ids, params=request.params)
+        sequence = Sequence(
+            request_id=request.request_id,
+            prompt_ids=request.prompt_ids,
+            params=request.params,
+            priority=request.priority,
+        )
         self._live[request.request_id] = sequence
         self._scheduler.add(sequence)
 
