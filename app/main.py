@@ -10,16 +10,19 @@ from app.api import (
     bases,
     chat,
     completions,
+    embeddings,
     export,
     generate,
     jobs,
     load,
+    messages,
     metrics,
     model_router,
     models,
     operations,
     quantize,
     reports,
+    responses,
     tokenize,
     variants,
 )
@@ -36,7 +39,8 @@ from app.metrics.serving import ServingMetrics
 from app.settings import Settings
 
 ROUTERS = (
-    *(chat.router, completions.router, generate.router, models.router, model_router.router),
+    *(chat.router, completions.router, responses.router, messages.router, embeddings.router, generate.router),
+    *(models.router, model_router.router),
     *(load.router, quantize.router, jobs.router, reports.router, variants.router, export.router, bases.router),
     *(tokenize.router, operations.router, metrics.router),
 )

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.body import IGNORED_FIELDS
+from app.api.error_shapes import is_anthropic
 from app.api.handlers import error_response
 from app.api.hosts import AllowedHosts, is_loopback, without_port
 from app.api.validation import clip
@@ -72,7 +73,7 @@ class Guard:
             # probes call by the address of the day, and what they get tells nothing
             self._check_host(host)
             if self._key_hashes:
-                self._check_key(headers.get("authorization", ""))
+                self._check_key(headers.get("authorization", ""), headers.get("x-api-key", ""))
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:20]) > self._max_body_bytes:
             raise _too_large(self._max_body_bytes)
@@ -90,8 +91,9 @@ class Guard:
         if not is_same or (self._only_loopback_origins and not is_loopback(without_port(host))):
             raise Forbidden("Pages of another origin may not call this server.", code="origin_not_allowed")
 
-    def _check_key(self, authorization: str) -> None:
-        scheme, _, key = authorization.partition(" ")
+    def _check_key(self, authorization: str, api_key: str) -> None:
+        """Anthropic's clients send a key as x-api-key; the Authorization header wins where both are there."""
+        scheme, _, key = (authorization or f"bearer {api_key}").partition(" ")
         given = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
         # all are compared, so that the time does not tell which one was near
         matches = [hmac.compare_digest(given, known) for known in self._key_hashes]
@@ -129,12 +131,13 @@ class _Answer:
         """Answer with an error. In a stream that is on its way it is the last event; elsewhere the connection ends."""
         if self._has_started:
             if self._is_stream:
-                last = b"data: " + error_response(error).body + b"\n\n"
+                name = b"event: error\n" if is_anthropic(self._scope) else b""
+                last = name + b"data: " + error_response(error, self._scope).body + b"\n\n"
                 await self._send({"type": "http.response.body", "body": last, "more_body": False})
             return
         if error.status == ContentTooLarge.status:
             error.headers["connection"] = "close"
-        response = error_response(error)
+        response = error_response(error, self._scope)
         await self.send(
             {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
         )

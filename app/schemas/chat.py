@@ -30,16 +30,18 @@ class TextPart(BaseModel):
     """One part of a message's content."""
 
     model_config = _strict
+    text_types: ClassVar[tuple[str, ...]] = ("text",)
 
     type: Annotated[str, Field(max_length=64)]
     text: str = ""
 
     @model_validator(mode="after")
     def _only_text(self) -> Self:
-        if self.type != "text":
-            raise broken_rule("unsupported_content", "Only parts of type 'text' are supported")
+        if self.type not in self.text_types:
+            types = " or ".join(f"'{name}'" for name in self.text_types)
+            raise broken_rule("unsupported_content", f"Only parts of type {types} are supported")
         if "text" not in self.model_fields_set:
-            raise broken_rule("missing_required_parameter", "A part of type 'text' needs one", param="text")
+            raise broken_rule("missing_required_parameter", f"A part of type '{self.type}' needs one", param="text")
         return self
 
 
