@@ -59,6 +59,12 @@ class Settings(BaseSettings):
         (), description="Folders, separated by ':', below which local models may be loaded."
     )
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field((), description="Keys, separated by ','; none means open.")
+    inference_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Keys, separated by ',', that open the inference routes and nothing else."
+    )
+    key_requests_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000, description="Inference requests per minute and key; none sets no limit."
+    )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Names that clients may call the server by, separated by ','; `*` is any."
     )
@@ -101,7 +107,12 @@ class Settings(BaseSettings):
     def _split_folders(cls, value: object) -> object:
         return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
 
-    @field_validator("api_keys", "allowed_hosts", mode="before")
+    @property
+    def has_keys(self) -> bool:
+        """Whether a request needs a key."""
+        return bool(self.api_keys or self.inference_keys)
+
+    @field_validator("api_keys", "inference_keys", "allowed_hosts", mode="before")
     @classmethod
     def _split_list(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
