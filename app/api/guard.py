@@ -121,8 +121,6 @@ class _Answer:
                 last = name + b"data: " + error_response(error, self._scope).body + b"\n\n"
                 await self._send({"type": "http.response.body", "body": last, "more_body": False})
             return
-        if error.status == ContentTooLarge.status:
-            error.headers["connection"] = "close"
         response = error_response(error, self._scope)
         await self.send(
             {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}

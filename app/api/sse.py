@@ -27,6 +27,7 @@ from app.settings import Settings
 logger = logging.getLogger(__name__)
 
 SEND_TIMEOUT_S: Final = 30
+ABORT_NOTICE_S: Final = 5
 PING: Final = b": ping\n\n"
 DONE: Final = b"data: [DONE]\n\n"
 HEADERS: Final = (
@@ -201,4 +202,6 @@ class EventWriter:
             logger.warning("a reader took nothing for %d s and was cut off", SEND_TIMEOUT_S)
             if self._scope.get(TRANSPORT) is not None:
                 self._scope[TRANSPORT].abort()
+                # whoever watches for the disconnect cancels this wait at once: as if the reader had left by itself
+                await asyncio.sleep(ABORT_NOTICE_S)
             raise ClientDisconnect from None
