@@ -18,7 +18,8 @@ STATUS: Final = {
     VariantState.LOADING: "loading",
     VariantState.READY: "loaded",
     VariantState.RESTARTING: "loading",
-    VariantState.UNLOADING: "unloaded",
+    # its memory is taken, and it cannot be loaded, until its process is gone
+    VariantState.UNLOADING: "loaded",
     VariantState.FAILED: "unloaded",
     VariantState.QUARANTINED: "unloaded",
 }

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from app.schemas.body import OpenAIBody
+from app.schemas.body import HarmlessFields, OpenAIBody
 from app.schemas.sampling import (
     MAX_TOKENS_FIELD,
     SamplingFields,
@@ -133,7 +133,7 @@ def _allowed_switches(switches: dict[str, Any]) -> dict[str, Any]:
 Switches = Annotated[dict[str, Any], AfterValidator(_allowed_switches)]
 
 
-class ChatRequest(SamplingFields, OpenAIBody):
+class ChatRequest(HarmlessFields, SamplingFields, OpenAIBody):
     """POST /v1/chat/completions; user, metadata, store and their kin are accepted and have no effect."""
 
     unsupported: ClassVar[dict[str, str]] = {
@@ -161,12 +161,6 @@ class ChatRequest(SamplingFields, OpenAIBody):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: Switches | None = None
-    user: Any = None
-    metadata: Any = None
-    store: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:

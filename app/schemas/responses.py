@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from app.schemas.body import OpenAIBody
+from app.schemas.body import HarmlessFields, OpenAIBody
 from app.schemas.chat import MAX_MESSAGES, MAX_PARTS, TextPart
 from app.schemas.sampling import MAX_TOKENS_FIELD, broken_rule, text_or_list
 from workers.protocol.specs import MAX_TOP_LOGPROBS
@@ -71,7 +71,7 @@ class Reasoning(BaseModel):
     effort: str | None = Field(None, max_length=32)
 
 
-class ResponsesRequest(OpenAIBody):
+class ResponsesRequest(HarmlessFields, OpenAIBody):
     """POST /v1/responses, without memory: nothing is stored, and every request brings its whole conversation."""
 
     unsupported: ClassVar[dict[str, str]] = {
@@ -98,12 +98,6 @@ class ResponsesRequest(OpenAIBody):
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: Any = None
-    user: Any = None
-    metadata: Any = None
-    store: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
     prompt_cache_retention: Any = None
 
     @model_validator(mode="after")

@@ -36,9 +36,10 @@ async def test_buttons_load_and_unload_and_the_stream_tells(echo_url: str) -> No
         events = events_of(answer.aiter_lines())
 
         async def seen(model: str, status: str) -> dict[str, Any]:
-            async for event in events:
-                if event["model"] == model and event["data"].get("status") == status:
-                    return event
+            async with asyncio.timeout(LOAD_TIMEOUT_S):
+                async for event in events:
+                    if event["model"] == model and event["data"].get("status") == status:
+                        return event
             raise AssertionError("the stream has ended")
 
         assert (await seen("echo/echo", "loaded"))["event"] == "model_status"
