@@ -12,6 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import msgspec
+import psutil
+
 from workers.checkpoint.save import disk_full
 from workers.process import prepare
 from workers.protocol.errors import WorkerError, WorkerErrorCode
@@ -37,12 +40,16 @@ class JobLink:
         self._phase = ""
 
     def report(self, progress: JobProgress) -> None:
-        """Send progress; what follows within a tenth of a second in the same phase is left out, unless it is news."""
+        """Send progress and the memory that the process holds.
+
+        What follows within a tenth of a second in the same phase is left out, unless it is news.
+        """
         now_s = time.monotonic()
-        is_news = progress.error is not None or progress.phase != self._phase or progress.done >= progress.total
+        is_news = progress.error_after is not None or progress.phase != self._phase or progress.done >= progress.total
         if is_news or now_s - self._sent_at_s >= _MIN_INTERVAL_S:
             self._sent_at_s, self._phase = now_s, progress.phase
-            self._channel.send(progress)
+            rss_bytes = psutil.Process().memory_info().rss
+            self._channel.send(msgspec.structs.replace(progress, rss_bytes=rss_bytes))
 
     def poll(self) -> None:
         """Raise if the job should end: WorkerError (cancelled) on any message, FrontEndGoneError at the end of file."""
@@ -94,7 +101,23 @@ def _run_with_torch(spec: CompressSpec | VerifySpec | MeasureSpec, link: JobLink
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
     result = attempt(_action(spec, link), what="job")
-    return Failed(code=result.code, message=result.message) if isinstance(result, Failure) else result
+    if not isinstance(result, Failure):
+        return result
+    is_memory = result.code is WorkerErrorCode.INSUFFICIENT_MEMORY
+    return Failed(code=result.code, message=_out_of_memory(spec) if is_memory else result.message)
+
+
+def _out_of_memory(spec: CompressSpec | VerifySpec | MeasureSpec) -> str:
+    """What the user of a job can do about it."""
+    if not isinstance(spec, CompressSpec):
+        return "the job ran out of memory; unload variants and try again"
+    way_out = "fewer or shorter calibration samples need less"
+    if spec.memory_bytes is None:
+        return f"the job ran out of memory; {way_out}, and unloading variants gives it more"
+    return (
+        f"the job ran out of memory at its limit of {spec.memory_bytes:,} bytes (SLIMSERVE_JOB_MEMORY_BYTES); "
+        f"it needs one layer, its inputs and about 400 MB for the program: raise the limit; {way_out}"
+    )
 
 
 def _action(spec: CompressSpec | VerifySpec | MeasureSpec, link: JobLink) -> Callable[[], JobDone]:

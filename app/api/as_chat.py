@@ -20,7 +20,14 @@ def chat_body(fields: Mapping[str, Any], own_names: Mapping[str, str]) -> ChatRe
         return ChatRequest.model_validate(given)
     except ValidationError as error:
         refused = to_invalid_request(error)
-    message, param = refused.message, refused.param or ""
-    for name, own in own_names.items():
-        message, param = message.replace(f"'{name}", f"'{own}"), param.replace(name, own)
+    param = own_name(refused.param or "", own_names)
+    message = refused.message.replace(f"'{refused.param}'", f"'{param}'")
     raise InvalidRequest(message, code=refused.code, param=param or None)
+
+
+def own_name(param: str, own_names: Mapping[str, str]) -> str:
+    """What the caller's API calls a field of chat, or a field below it."""
+    for name, own in own_names.items():
+        if param.startswith(name):
+            return own + param.removeprefix(name)
+    return param

@@ -4,13 +4,14 @@ The headers anthropic-version and anthropic-beta may be there and change nothing
 """
 
 import secrets
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.api.answer import json_answer
-from app.api.as_chat import chat_body
+from app.api.as_chat import chat_body, own_name
 from app.api.attended import run_attended
 from app.api.body import json_body
 from app.api.chat import to_conversation, to_request
@@ -42,6 +43,7 @@ async def messages(request: Request, body: Annotated[MessagesRequest, Depends(js
     """Answer a conversation, as Anthropic does."""
     generation: Generation = request.app.state.generation
     wanted = to_request(_chat(body))
+    wanted = replace(wanted, grammar_param=own_name(wanted.grammar_param, _OWN_NAMES))
     if body.stream:
         ending = Ending(done=b"", error=lambda error: _error_event(error, request))
         return EventStream(generation, wanted, MessageChunks(), request.app.state.settings, ending)

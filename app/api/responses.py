@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.api.answer import json_answer
-from app.api.as_chat import chat_body
+from app.api.as_chat import chat_body, own_name
 from app.api.attended import run_attended
 from app.api.body import json_body
 from app.api.chat import to_request
@@ -62,7 +62,12 @@ def from_responses(body: ResponsesRequest) -> GenerationRequest:
         "chat_template_kwargs": None if effort is None else {"reasoning_effort": effort},
     }
     wanted = to_request(chat_body(fields, _OWN_NAMES))
-    return replace(wanted, prompt_param="input", max_tokens_param="max_output_tokens")
+    return replace(
+        wanted,
+        prompt_param="input",
+        max_tokens_param="max_output_tokens",
+        grammar_param=own_name(wanted.grammar_param, _OWN_NAMES),
+    )
 
 
 def _response_format(body: ResponsesRequest) -> dict[str, Any] | None:

@@ -79,8 +79,8 @@ class Variant:
     template and config.json. info: what the running worker reported, None while nothing is loaded. estimated_bytes:
     what a load is expected to take; bytes_on_disk: its files, 0 for a cast, which has none of its own; weight_bytes:
     its tensors as they are stored. group_size: weights that share a scale, -1 for an output channel, None where the
-    method has no groups. running, waiting: sequences right now. process_bytes: what the worker holds now. loading: how
-    far a load is, while there is one.
+    method has no groups. running, waiting: sequences right now. process_bytes: what the worker holds now;
+    measured_bytes: the most that one has held. loading: how far a load is, while there is one.
     """
 
     id: str
@@ -107,6 +107,8 @@ class Variant:
     loading: Loading | None = None
     weight_bytes: int = 0
     group_size: int | None = None
+    is_pinned: bool = False
+    measured_bytes: int | None = None
 
     @property
     def kl_mean(self) -> float | None:

@@ -20,7 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a server whose variant `echo/main` repeats the prompt, 2 ms per token; at most 8 requests at once."""
-    with running_echo(tmp_path_factory.mktemp("served"), {"SLIMSERVE_MAX_QUEUE": "8"}) as (url, _):
+    # a request that names the embedded model is to be refused, and not to load it
+    settings = {"SLIMSERVE_MAX_QUEUE": "8", "SLIMSERVE_AUTOLOAD": "false"}
+    with running_echo(tmp_path_factory.mktemp("served"), settings) as (url, _):
         yield url
 
 

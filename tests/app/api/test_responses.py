@@ -1,5 +1,6 @@
 """/v1/responses with the openai package, unmodified."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -140,6 +141,12 @@ async def test_logprobs_come_if_they_are_asked_for(client: AsyncOpenAI) -> None:
         pytest.param({"max_output_tokens": 0}, "integer_below_min_value", "max_output_tokens", id="no-tokens"),
         pytest.param({"max_output_tokens": 10**6}, "context_length_exceeded", "max_output_tokens", id="no-room"),
         pytest.param({"input": "dog " * 5000}, "context_length_exceeded", "input", id="long"),
+        pytest.param(
+            {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}},
+            "invalid_schema",
+            "text.format.schema",
+            id="schema",
+        ),
         pytest.param({"text": {"format": {"type": "yaml"}}}, "invalid_value", "text.format.type", id="format"),
     ],
 )
@@ -154,6 +161,23 @@ async def test_bad_field_is_refused_in_this_route_s_words(
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
     assert "response_format" not in error["message"]
+
+
+async def test_format_is_chat_s_response_format(http: httpx.AsyncClient) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": ["b"]}}, "required": ["a"], "additionalProperties": False}
+    text = {"format": {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}}
+    output_config = {"format": {"type": "json_schema", "schema": schema}}
+    messages = [{"role": "user", "content": INPUT}]
+
+    response = await http.post("/v1/responses", json={"model": MODEL, "input": INPUT, "text": text})
+    message = await http.post(
+        "/v1/messages", json={"model": MODEL, "messages": messages, "max_tokens": 200, "output_config": output_config}
+    )
+
+    assert (response.status_code, response.json()["status"]) == (200, "completed")
+    assert json.loads(response.json()["output"][0]["content"][0]["text"]) == {"a": "b"}
+    assert json.loads(message.json()["content"][0]["text"]) == {"a": "b"}
+    assert message.json()["stop_reason"] == "end_turn"
 
 
 async def test_unknown_model_is_not_found(client: AsyncOpenAI) -> None:

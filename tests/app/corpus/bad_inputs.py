@@ -1,63 +1,24 @@
 """The table of bad inputs: what is sent, and the answer that it must get. Ids are those of the product's own list."""
 
-import json
-from dataclasses import dataclass, field, replace
 from typing import Any
 
-from raw_http import KEY, post, request
-
-CHAT, COMPLETIONS, QUANTIZE = "/v1/chat/completions", "/v1/completions", "/v1/quantize"
-MODEL = "echo/main"
-VOCABULARY = 10**6
-IRE = "invalid_request_error"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One row. closes: the server ends the connection. headers: names that the answer has."""
-
-    id: str
-    data: bytes
-    status: int
-    code: str | None
-    param: str | None = None
-    type: str = IRE
-    closes: bool = False
-    headers: tuple[str, ...] = field(default=())
-
-
-def chat(**fields: Any) -> bytes:
-    """A chat that differs from a good one in these fields; a field that is ... is left out."""
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, **fields}
-    return post(CHAT, {name: value for name, value in body.items() if value is not ...})
-
-
-def message(**fields: Any) -> bytes:
-    return chat(messages=[{"role": "user", "content": "hi", **fields}])
-
-
-def completion(**fields: Any) -> bytes:
-    return post(COMPLETIONS, {"model": MODEL, "prompt": "hi", "max_tokens": 2, **fields})
-
-
-def quantize(**fields: Any) -> bytes:
-    return post(QUANTIZE, {"model": "slimstory", "method": "int8", **fields})
-
-
-def with_text(extra: str, encoding: str = "utf-8") -> bytes:
-    """A chat with something written into it that json.dumps would not write."""
-    text = f'{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "hi"}}], {extra}}}'
-    return post(CHAT, text.encode(encoding))
-
-
-def raw(*lines: str, body: bytes = b"") -> bytes:
-    """A request written by hand, with a key."""
-    return "\r\n".join([*lines, f"authorization: Bearer {KEY}", "", ""]).encode() + body
-
-
-def with_authorization(value: bytes) -> bytes:
-    return request("GET", "/v1/models", key=None)[:-2] + b"authorization: " + value + b"\r\n\r\n"
-
+from cases import (
+    CHAT,
+    MODEL,
+    QUANTIZE,
+    VOCABULARY,
+    Case,
+    chat,
+    completion,
+    message,
+    quantize,
+    raw,
+    streamed,
+    with_authorization,
+    with_schema,
+    with_text,
+)
+from raw_http import post, request
 
 JSON_BODIES = [
     Case("B01-empty", post(CHAT, b""), 400, "invalid_json"),
@@ -270,6 +231,44 @@ SAMPLING = [
     Case("B98-modalities", chat(modalities=["audio"]), 400, "unsupported_parameter", "modalities"),
 ]
 
+
+SCHEMA = "response_format.json_schema.schema"
+DEPTH_33: dict[str, Any] = {}
+for _ in range(32):
+    DEPTH_33 = {"items": DEPTH_33}
+CYCLE = {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}
+
+STRUCTURE = [
+    Case(
+        "B94-no-schema",
+        chat(response_format={"type": "json_schema", "json_schema": {"name": "answer"}}),
+        400,
+        "missing_required_parameter",
+        SCHEMA,
+    ),
+    Case("B94-type", chat(response_format={"type": "foo"}), 400, "invalid_value", "response_format.type"),
+    Case("B95-depth-33", with_schema(DEPTH_33), 400, "invalid_schema", SCHEMA),
+    Case("B95-65-KiB", with_schema({"title": "x" * 2**16}), 400, "invalid_schema", SCHEMA),
+    Case("B95-reference-cycle", with_schema(CYCLE), 400, "invalid_schema", SCHEMA),
+    Case("B95-external-reference", with_schema({"$ref": "http://a.example/b"}), 400, "invalid_schema", SCHEMA),
+    Case("B95-keyword", with_schema({"not": {}}), 400, "invalid_schema", SCHEMA),
+    Case(
+        "B96-huge-regex",
+        chat(structured_outputs={"regex": "(a{1000}){1000}"}),
+        400,
+        "invalid_regex",
+        "structured_outputs.regex",
+    ),
+    Case(
+        "B96-endless-grammar",
+        completion(structured_outputs={"grammar": "start: start"}),
+        400,
+        "invalid_grammar",
+        "structured_outputs.grammar",
+    ),
+    Case("B96-guided-no-json", completion(guided_json="{"), 400, "invalid_schema", "guided_json"),
+]
+
 PROMPTS = [
     Case("B99-no-prompt", completion(prompt=[]), 400, "empty_array", "prompt"),
     Case("B99-empty-ids", completion(prompt=[[]]), 400, "empty_array", "prompt[0]"),
@@ -344,18 +343,11 @@ OTHERS = [
     Case("B115-prefix-of-nobody", post("/v/no/body/v1/completions", {"prompt": "x"}), 404, "model_not_found", "model"),
 ]
 
-CASES = [*JSON_BODIES, *MEDIA_TYPES, *HTTP, *KEYS, *MODELS, *MESSAGES, *SAMPLING, *PROMPTS, *JOBS, *OTHERS]
-
-
-def streamed(case: Case) -> Case:
-    """The same request as a stream: a refusal comes before the first event, with its status."""
-    head, _, body = case.data.partition(b"\r\n\r\n")
-    path = head.split()[1].decode()
-    return replace(case, id=f"{case.id}-streamed", data=post(path, {**json.loads(body), "stream": True}))
+CASES = [*JSON_BODIES, *MEDIA_TYPES, *HTTP, *KEYS, *MODELS, *MESSAGES, *SAMPLING, *STRUCTURE, *PROMPTS, *JOBS, *OTHERS]
 
 
 STREAMED = [
     streamed(case)
-    for case in [*MODELS, *MESSAGES, *SAMPLING, *PROMPTS]
+    for case in [*MODELS, *MESSAGES, *SAMPLING, *STRUCTURE, *PROMPTS]
     if case.id.partition("-")[0] not in ("B92", "B93")
 ]

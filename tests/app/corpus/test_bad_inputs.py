@@ -3,7 +3,8 @@
 import time
 
 import pytest
-from bad_inputs import CASES, MODEL, STREAMED, Case, chat, completion
+from bad_inputs import CASES, STREAMED
+from cases import MODEL, Case, chat, completion
 from corpus_server import MAX_QUEUE, Server
 from raw_http import Connection, exchange, post, request
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bad_inputs import chat, quantize
+from cases import chat, quantize
 from corpus_server import Server
 from raw_http import Answer, exchange, post, request
 

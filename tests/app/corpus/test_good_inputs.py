@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from bad_inputs import CHAT, COMPLETIONS, MODEL, chat, completion, raw
+from cases import CHAT, COMPLETIONS, MODEL, chat, completion, raw
 from corpus_server import Server
 from raw_http import Connection, exchange, post, request
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from bad_inputs import chat
+from cases import chat
 from raw_http import KEY, Answer, exchange
 
 from app.cli.http_server import configure
