@@ -132,7 +132,7 @@ class Catalog:
         if not fit.is_cuda(request.device or self._settings.device):
             fit.check_fit(name, entry.estimated_bytes(request.kv_cache_bytes), self._promised_bytes())
         dtype = cast(DtypeName, entry.row.method) if entry.is_cast else request.dtype
-        life.load(request.spec(name, str(entry.folder), dtype, self._settings, entry.echo))
+        life.load(request.spec(entry, dtype, self._settings))
 
     async def unload(self, model: str, *, wait: bool, force: bool) -> Variant:
         """End a variant's worker; with force without letting its requests end. Raises ModelNotFound."""

@@ -18,6 +18,7 @@ from app.core.prompts import encode_prompts, max_tokens
 from app.core.renderer import Renderer
 from app.core.request import GenerationRequest
 from app.core.server import Server
+from app.core.structured import GrammarChecker
 from app.core.text import TextModel, TextModels
 from app.core.variants import Served
 from app.errors import ApiError, DeadlineExceeded, InvalidRequest, Unavailable, WorkerCrashed, from_worker
@@ -38,13 +39,21 @@ _SEED_STRIDE: Final = 0x9E3779B97F4A7C15
 class Generation:
     """Runs requests; one for the whole server."""
 
-    def __init__(self, server: Server, texts: TextModels, renderer: Renderer, metrics: ServingMetrics) -> None:
+    def __init__(
+        self,
+        server: Server,
+        texts: TextModels,
+        renderer: Renderer,
+        grammars: GrammarChecker,
+        metrics: ServingMetrics,
+    ) -> None:
         settings = server.settings
         self._server = server
         self._settings = settings
         self._catalog = server.catalog
         self._texts = texts
         self._renderer = renderer
+        self._grammars = grammars
         self._metrics = metrics
         self.admission = Admission(settings.max_queue)
         # how long to sleep without news from the worker, at most; deadlines are looked at by themselves
@@ -70,6 +79,8 @@ class Generation:
         status = "error"
         try:
             text_model = await self._texts.get(served.folder)
+            if request.params.grammar is not None:
+                await self._grammars.check(request.params.grammar, text_model, param=request.grammar_param)
             prompts = await encode_prompts(request, text_model, served.info, self._renderer)
             run = Run(self._settings, self._catalog, served, text_model, stamps)
             await run.submit(request, prompts)

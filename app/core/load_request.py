@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from app.core.entries import Entry
 from app.settings import Settings
-from workers.protocol.specs import DtypeName, EchoSpec, ServeSpec
+from workers.protocol.specs import DtypeName, ServeSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +35,11 @@ class LoadRequest:
             and self.lane in (None, spec.lane)
         )
 
-    def spec(self, variant: str, path: str, dtype: DtypeName, settings: Settings, echo: EchoSpec | None) -> ServeSpec:
+    def spec(self, entry: Entry, dtype: DtypeName, settings: Settings) -> ServeSpec:
         """The order to the worker. dtype: of the variant, never what the request left open."""
         return ServeSpec(
-            variant=variant,
-            path=path,
+            variant=entry.row.id,
+            path=str(entry.folder),
             device=self.device or settings.device,
             dtype=dtype,
             max_model_len=self.max_model_len,
@@ -47,5 +48,6 @@ class LoadRequest:
             num_threads=settings.num_threads,
             lane=self.lane or "auto",
             verdict_dir=str(settings.data_dir / "verdicts"),
-            echo=echo,
+            tokenizer_path=str(entry.text_folder / "tokenizer.json"),
+            echo=entry.echo,
         )

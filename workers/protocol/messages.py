@@ -120,6 +120,7 @@ class SequenceUpdate(Struct, frozen=True, kw_only=True, omit_defaults=True):
     token_ids: new tokens (a stop token is included, and then finish_reason is `stop`). logprobs: parallel to
     token_ids. prompt_logprobs: sent once, with the first token or the end: one entry per prompt token, the first
     None. scheduled_at_s: CLOCK_MONOTONIC seconds at which the sequence first entered a step, sent once.
+    completes_grammar: nothing can follow the last token; finish_reason is `stop`, and the token is part of the text.
     """
 
     request_id: str
@@ -130,6 +131,7 @@ class SequenceUpdate(Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: RequestError | None = None
     num_cached_tokens: int = 0
     scheduled_at_s: float | None = None
+    completes_grammar: bool = False
 
 
 class StepStats(Struct, frozen=True, kw_only=True):
