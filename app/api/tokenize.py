@@ -7,6 +7,8 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.api.body import json_body
+from app.api.tools import to_tools
+from app.core.answers import family_of
 from app.core.chat_template import Conversation, render_conversation
 from app.core.renderer import Renderer
 from app.core.text import TextModels
@@ -29,7 +31,7 @@ async def tokenize(request: Request, body: Annotated[TokenizeRequest, Depends(js
     text = body.prompt
     if text is None:
         adds_special_tokens = bool(body.add_special_tokens)
-        text = await render_conversation(renderer, text_model, _conversation(body))
+        text = await render_conversation(renderer, text_model, _conversation(body), family_of(variant, text_model))
     ids = await text_model.encode(text, adds_special_tokens=adds_special_tokens)
     content: dict[str, Any] = {"count": len(ids), "max_model_len": _max_model_len(variant), "tokens": ids}
     if body.return_token_strs:
@@ -60,6 +62,7 @@ async def detokenize(
 def _conversation(body: TokenizeRequest) -> Conversation:
     return Conversation(
         messages=[message.for_template() for message in body.messages or ()],
+        tools=to_tools(body.tools),
         adds_generation_prompt=body.add_generation_prompt is not False,
         continues_final=bool(body.continue_final_message),
         switches=dict(body.chat_template_kwargs or {}),

@@ -16,7 +16,7 @@ from app.core.job_documents import MEASURE
 from app.core.load_request import LoadRequest
 from app.core.registration import Registrations
 from app.core.serving import ServingLife, quarantined
-from app.core.variants import IDLE, Quality, Served, Variant, VariantState, with_measurement
+from app.core.variants import AUTO, IDLE, Quality, Served, Variant, VariantState, with_measurement
 from app.errors import Conflict, ModelNotFound, Unavailable
 from app.settings import Settings
 from app.store import measurements
@@ -123,7 +123,11 @@ class Catalog:
             raise Unavailable(f"Variant '{name}' is being unloaded.", retry_after_s=5, code="model_unloading")
         if life.state is VariantState.QUARANTINED:
             raise quarantined(name, life.reason)
-        if life.state not in IDLE:
+        is_loaded = life.state not in IDLE
+        # they read answers on this side of the socket, so that a running worker need not be asked
+        entry.tool_parser = request.tool_parser or (entry.tool_parser if is_loaded else AUTO)
+        entry.reasoning_parser = request.reasoning_parser or (entry.reasoning_parser if is_loaded else AUTO)
+        if is_loaded:
             if life.spec is not None and not request.agrees_with(life.spec):
                 raise Conflict(f"Variant '{name}' is loaded with other options; unload it first.", code="variant_busy")
             return

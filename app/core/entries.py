@@ -8,7 +8,7 @@ from typing import Final
 from app.core import fit
 from app.core.bases import Bases
 from app.core.serving import ServingLife
-from app.core.variants import Quality, Variant
+from app.core.variants import AUTO, Quality, Variant
 from app.store.bases import BaseRow
 from app.store.variants import VariantRow
 from app.supervisor.supervisor import Supervisor
@@ -20,7 +20,10 @@ ECHO_MAX_MODEL_LEN: Final = 4096
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """folder: with config.json and weights. text_folder: with tokenizer.json. echo, and no base: a stand-in."""
+    """folder: with config.json and weights. text_folder: with tokenizer.json. echo, and no base: a stand-in.
+
+    tool_parser, reasoning_parser: as its newest load asked for them.
+    """
 
     row: VariantRow
     life: ServingLife
@@ -29,6 +32,8 @@ class Entry:
     text_folder: Path
     quality: Quality | None = None
     echo: EchoSpec | None = None
+    tool_parser: str = AUTO
+    reasoning_parser: str = AUTO
 
     @property
     def is_cast(self) -> bool:
@@ -65,6 +70,8 @@ class Entry:
             waiting=stats.num_waiting if stats is not None else 0,
             process_bytes=_process_bytes(life),
             quality=self.quality,
+            tool_parser=self.tool_parser,
+            reasoning_parser=self.reasoning_parser,
         )
 
 

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from app.core.admission import Admission
+from app.core.answers import AnswerRules, answer_rules
 from app.core.catalog import Catalog
 from app.core.choice import Choice, Delta, TextRules
 from app.core.detokenizer import Detokenizer
@@ -81,9 +82,10 @@ class Generation:
             text_model = await self._texts.get(served.folder)
             if request.params.grammar is not None:
                 await self._grammars.check(request.params.grammar, text_model, param=request.grammar_param)
-            prompts = await encode_prompts(request, text_model, served.info, self._renderer)
+            rules = answer_rules(request, served.variant, text_model)
+            prompts = await encode_prompts(request, text_model, served.info, self._renderer, rules)
             run = Run(self._settings, self._catalog, served, text_model, stamps)
-            await run.submit(request, prompts)
+            await run.submit(request, prompts, rules)
             yield run
             status = "ok" if run.is_finished else "cancelled"
         except (asyncio.CancelledError, GeneratorExit):
@@ -137,11 +139,16 @@ class Run:
         return sum(choice.num_tokens for choice in self.choices)
 
     @property
+    def num_reasoning_tokens(self) -> int:
+        """Of the completion tokens, those that the models thought with."""
+        return sum(choice.num_reasoning_tokens for choice in self.choices)
+
+    @property
     def num_cached_tokens(self) -> int:
         """Prompt tokens that were not computed, because an earlier request had the same beginning."""
         return sum(choice.num_cached_tokens for choice in self.choices[:: self._n])
 
-    async def submit(self, request: GenerationRequest, prompts: list[list[int]]) -> None:
+    async def submit(self, request: GenerationRequest, prompts: list[list[int]], answer: AnswerRules) -> None:
         """Send `n` sequences per prompt to the worker. Raises ApiError if they cannot run."""
         self._n = request.n
         seed = secrets.randbits(63) if request.seed is None else request.seed
@@ -151,6 +158,7 @@ class Run:
             skips_special_tokens=request.skips_special_tokens,
             min_tokens=request.params.min_tokens,
         )
+        visible = answer.visible_tokens(self.text_model)
         name = secrets.token_hex(8)
         for prompt_ids in prompts:
             limit = max_tokens(request, len(prompt_ids), self._max_model_len)
@@ -163,9 +171,13 @@ class Run:
                 )
                 self._generates.append(Generate(request_id=f"{name}-{index}", prompt_ids=prompt_ids, params=params))
                 detokenizer = Detokenizer(
-                    self.text_model.tokenizer, prompt_ids, skips_special_tokens=request.skips_special_tokens
+                    self.text_model.tokenizer,
+                    prompt_ids,
+                    skips_special_tokens=request.skips_special_tokens,
+                    visible=visible,
                 )
-                self.choices.append(Choice(index, prompt_ids, detokenizer, rules))
+                output = answer.parser(prompt_ids, self.text_model)
+                self.choices.append(Choice(index, prompt_ids, detokenizer, rules, output))
         try:
             self._send()
         except WorkerGone as gone:

@@ -12,6 +12,8 @@ from workers.protocol.specs import DtypeName, ServeSpec
 class LoadRequest:
     """model: a base, a variant, a local folder or a hub id. None means: whatever the server's default is.
 
+    tool_parser, reasoning_parser: names of tools.calls.FAMILIES and tools.reasoning.MARKERS, or `none`, or `auto`.
+
     is_trusted: the operator asks, at the start, and not a client.
     """
 
@@ -23,6 +25,8 @@ class LoadRequest:
     max_model_len: int | None = None
     kv_cache_bytes: int | None = None
     lane: Literal["auto", "packed", "compat"] | None = None
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
     is_trusted: bool = False
 
     def agrees_with(self, spec: ServeSpec) -> bool:

@@ -9,6 +9,7 @@ from app.supervisor.worker import Worker
 from workers.protocol.messages import MeasureResult, ModelInfo
 
 VariantKind = Literal["cast", "compressed", "echo"]
+AUTO: Final = "auto"
 CAST_METHODS: Final = ("fp32", "bf16", "fp16")
 
 
@@ -78,7 +79,8 @@ class Variant:
     id: `<base>/<name>`. method: how it was made (`int8`), or the dtype of a cast. folder: tokenizer.json, chat
     template and config.json. info: what the running worker reported, None while nothing is loaded. estimated_bytes:
     what a load is expected to take; bytes_on_disk: its files, 0 for a cast, which has none of its own. running,
-    waiting: sequences right now. process_bytes: what the worker holds now.
+    waiting: sequences right now. process_bytes: what the worker holds now. tool_parser, reasoning_parser: what reads
+    calls and thinking in its answers, `auto` by its chat template.
     """
 
     id: str
@@ -102,6 +104,8 @@ class Variant:
     waiting: int = 0
     process_bytes: int | None = None
     quality: Quality | None = None
+    tool_parser: str = AUTO
+    reasoning_parser: str = AUTO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ class _SourceBody(OwnBody):
 class LoadBody(_SourceBody):
     """model: a base, a variant, a local folder or a hub id. name: of a base that is new. wait: answer when it is ready.
 
-    kv_cache_bytes, max_model_len, device: what is left open is the server's or the model's own.
+    kv_cache_bytes, max_model_len, device: what is left open is the server's or the model's own. tool_parser,
+    reasoning_parser: what reads calls and thinking in the model's answers; auto goes by its chat template.
     """
 
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -26,6 +27,8 @@ class LoadBody(_SourceBody):
     max_model_len: int | None = Field(None, ge=16, le=2**24)
     kv_cache_bytes: int | None = Field(None, ge=2**16, le=2**44)
     lane: Literal["auto", "packed", "compat"] | None = None
+    tool_parser: Literal["auto", "none", "hermes", "llama3", "mistral", "json"] | None = None
+    reasoning_parser: Literal["auto", "none", "think", "mistral"] | None = None
     wait: bool = False
 
 

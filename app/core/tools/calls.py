@@ -12,19 +12,21 @@ class Family:
     """How models of one family write calls.
 
     begin, end: markers around calls, None where there are none. is_bare: JSON as the very first text is a call too, if
-    it names a tool. has_named: the form `name[ARGS]{...}` besides JSON.
+    it names a tool. has_named: the form `name[ARGS]{...}` besides JSON. inner: further markers, between name and
+    arguments.
     """
 
     begin: str | None = None
     end: str | None = None
     is_bare: bool = False
     has_named: bool = False
+    inner: tuple[str, ...] = ()
 
 
 FAMILIES: Final[dict[str, Family]] = {
     "hermes": Family(begin="<tool_call>", end="</tool_call>"),
     "llama3": Family(begin="<|python_tag|>", is_bare=True),
-    "mistral": Family(begin="[TOOL_CALLS]", has_named=True),
+    "mistral": Family(begin="[TOOL_CALLS]", has_named=True, inner=("[ARGS]", "[CALL_ID]")),
     "json": Family(is_bare=True),
 }
 

@@ -44,6 +44,11 @@ def chat_text(extra: str) -> bytes:
     return f'{{"model": "echo/main", "messages": [{{"role": "user", "content": "hi"}}], {extra}}}'.encode()
 
 
+def tool(parameters: dict[str, Any]) -> dict[str, Any]:
+    """A function with these parameters."""
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+
 BODIES = [
     pytest.param(CHAT, b"", 400, "invalid_json", None, id="empty"),
     pytest.param(CHAT, b'{"model": "a", ', 400, "invalid_json", None, id="malformed"),
@@ -85,7 +90,18 @@ FIELDS = [
     pytest.param(chat(), {"stop_token_ids": [10**6]}, 400, "invalid_value", "stop_token_ids", id="stop-token"),
     pytest.param(chat(), {"logit_bias": {"1000000": 1}}, 400, "invalid_value", "logit_bias", id="bias"),
     pytest.param(chat(), {"min_tokens": 13}, 400, "invalid_value", "min_tokens", id="min-over-max"),
-    pytest.param(chat(), {"audio": {}, "tools": [{}]}, 400, "unsupported_parameter", "tools", id="tools"),
+    pytest.param(chat(), {"audio": {"voice": "x"}}, 400, "unsupported_parameter", "audio", id="audio"),
+    pytest.param(chat(), {"functions": [{}]}, 400, "unsupported_parameter", "functions", id="functions"),
+    pytest.param(chat(), {"tools": [{}]}, 400, "missing_required_parameter", "tools[0].type", id="tool-without-type"),
+    pytest.param(chat(), {"tool_choice": "required"}, 400, "invalid_value", "tool_choice", id="no-tools"),
+    pytest.param(
+        chat(),
+        {"tools": [tool({"type": "object", "properties": {"a": {"minContains": 1}}})], "tool_choice": "required"},
+        400,
+        "invalid_grammar",
+        "tools",
+        id="tool-schema",
+    ),
     pytest.param(chat(), {"chat_template": "x"}, 400, "unsupported_parameter", "chat_template", id="template"),
     pytest.param(chat(), {"stream_options": {}}, 400, "invalid_value", "stream_options", id="stream-options"),
     pytest.param(chat(), {"n": 17}, 400, "integer_above_max_value", "n", id="n-17"),

@@ -1,5 +1,6 @@
 """Feeds a parser and says what came out."""
 
+import itertools
 from typing import NamedTuple
 
 from app.core.tools.output import OutputParser, Parsed
@@ -37,4 +38,4 @@ def read(parser: OutputParser, *pieces: str) -> Said:
 def cut(text: str, places: list[int]) -> list[str]:
     """The text in pieces, cut at these places."""
     ends = sorted({place % (len(text) + 1) for place in places} | {0, len(text)})
-    return [text[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [text[start:end] for start, end in itertools.pairwise(ends)]

@@ -1,0 +1,93 @@
+"""How the text of one request becomes an answer: which parsers read it, for which model."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from app.core.request import GenerationRequest
+from app.core.text import TextModel
+from app.core.tools.calls import FAMILIES, CallParser, Family
+from app.core.tools.output import NamedCallOutput, OutputParser, PlainOutput
+from app.core.tools.reasoning import MARKERS, ReasoningParser
+from app.core.tools.use import ToolUse
+from app.core.variants import Variant
+
+# A marker is one token of the models that were trained with it; of others, a few.
+_TAIL_TOKENS: Final = 16
+# Which family's marker a template writes, in the order in which they are looked for; JSON without a marker else.
+_TOOL_MARKERS: Final = {"<tool_call>": "hermes", "[TOOL_CALLS]": "mistral", "<|python_tag|>": "llama3"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRules:
+    """tool_use: None if the answer is text, and no message. family: how the model writes calls, None if nobody looks.
+
+    thinking: the markers around the model's thinking, None if nobody looks. is_constrained: a grammar forms the output.
+    """
+
+    tool_use: ToolUse | None = None
+    family: Family | None = None
+    thinking: tuple[str, str] | None = None
+    is_constrained: bool = False
+
+    def parser(self, prompt_ids: list[int], text_model: TextModel) -> OutputParser:
+        """A parser for one choice behind this prompt."""
+        rest = self._call_parser()
+        if self.thinking is None or self.is_constrained:
+            return rest
+        tail = text_model.decode(prompt_ids[-_TAIL_TOKENS:], skips_special_tokens=False)
+        return ReasoningParser(self.thinking, rest, is_open=self._is_open(tail))
+
+    def closed(self, prompt: str) -> str:
+        """The prompt without room for thinking: a grammar forms the output from its first token on."""
+        if self.thinking is None or not self.is_constrained or not self._is_open(prompt):
+            return prompt
+        return f"{prompt.rstrip()}\n\n{self.thinking[1]}\n\n"
+
+    def visible_tokens(self, text_model: TextModel) -> dict[int, str]:
+        """Special tokens that the parsers look for, by id: their text is not left out."""
+        family = self.family
+        markers = [*(self.thinking or ())]
+        if family is not None:
+            markers += [marker for marker in (family.begin, family.end, *family.inner) if marker is not None]
+        return text_model.special_ids(markers) if markers and not self.is_constrained else {}
+
+    def _call_parser(self) -> OutputParser:
+        use = self.tool_use
+        if use is None or not use.tools:
+            return PlainOutput()
+        if use.choice == "named":
+            return NamedCallOutput(use.named)
+        family = FAMILIES["json"] if use.choice == "required" else self.family
+        if use.choice == "none" or family is None:
+            return PlainOutput()
+        return CallParser(family, use.names, is_parallel=use.is_parallel)
+
+    def _is_open(self, prompt: str) -> bool:
+        return self.thinking is not None and prompt.rstrip().endswith(self.thinking[0])
+
+
+def answer_rules(request: GenerationRequest, variant: Variant, text_model: TextModel) -> AnswerRules:
+    """The rules for this request: parsers as the load asked for them, else as the model's template shows."""
+    if request.tool_use is None:
+        return AnswerRules()
+    return AnswerRules(
+        tool_use=request.tool_use,
+        family=family_of(variant, text_model),
+        thinking=_thinking_of(variant, text_model),
+        is_constrained=request.params.grammar is not None,
+    )
+
+
+def family_of(variant: Variant, text_model: TextModel) -> Family | None:
+    """How this model writes calls."""
+    if variant.tool_parser != "auto":
+        return FAMILIES.get(variant.tool_parser)
+    template = text_model.template(with_tools=True) or ""
+    return FAMILIES[next((name for marker, name in _TOOL_MARKERS.items() if marker in template), "json")]
+
+
+def _thinking_of(variant: Variant, text_model: TextModel) -> tuple[str, str] | None:
+    if variant.reasoning_parser != "auto":
+        return MARKERS.get(variant.reasoning_parser)
+    template = text_model.chat_template or ""
+    return next((markers for markers in MARKERS.values() if markers[0] in template or markers[1] in template), None)
