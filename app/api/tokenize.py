@@ -31,7 +31,9 @@ async def tokenize(request: Request, body: Annotated[TokenizeRequest, Depends(js
     text = body.prompt
     if text is None:
         adds_special_tokens = bool(body.add_special_tokens)
-        text = await render_conversation(renderer, text_model, _conversation(body), family_of(variant, text_model))
+        text = await render_conversation(
+            renderer, text_model, _conversation(body), family_of(variant.tool_parser, text_model)
+        )
     ids = await text_model.encode(text, adds_special_tokens=adds_special_tokens)
     content: dict[str, Any] = {"count": len(ids), "max_model_len": _max_model_len(variant), "tokens": ids}
     if body.return_token_strs:

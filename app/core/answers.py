@@ -9,7 +9,7 @@ from app.core.tools.calls import FAMILIES, CallParser, Family
 from app.core.tools.output import NamedCallOutput, OutputParser, PlainOutput
 from app.core.tools.reasoning import MARKERS, ReasoningParser
 from app.core.tools.use import ToolUse
-from app.core.variants import Variant
+from app.core.variants import AUTO, Variant
 
 # A marker is one token of the models that were trained with it; of others, a few.
 _TAIL_TOKENS: Final = 16
@@ -72,22 +72,23 @@ def answer_rules(request: GenerationRequest, variant: Variant, text_model: TextM
         return AnswerRules()
     return AnswerRules(
         tool_use=request.tool_use,
-        family=family_of(variant, text_model),
-        thinking=_thinking_of(variant, text_model),
+        family=family_of(variant.tool_parser, text_model),
+        thinking=thinking_of(variant.reasoning_parser, text_model),
         is_constrained=request.params.grammar is not None,
     )
 
 
-def family_of(variant: Variant, text_model: TextModel) -> Family | None:
-    """How this model writes calls."""
-    if variant.tool_parser != "auto":
-        return FAMILIES.get(variant.tool_parser)
+def family_of(tool_parser: str, text_model: TextModel) -> Family | None:
+    """How this model writes calls: what the load asked for, else what its template looks like; None for `none`."""
+    if tool_parser != AUTO:
+        return FAMILIES.get(tool_parser)
     template = text_model.template(with_tools=True) or ""
     return FAMILIES[next((name for marker, name in _TOOL_MARKERS.items() if marker in template), "json")]
 
 
-def _thinking_of(variant: Variant, text_model: TextModel) -> tuple[str, str] | None:
-    if variant.reasoning_parser != "auto":
-        return MARKERS.get(variant.reasoning_parser)
+def thinking_of(reasoning_parser: str, text_model: TextModel) -> tuple[str, str] | None:
+    """The markers around this model's thinking, chosen likewise."""
+    if reasoning_parser != AUTO:
+        return MARKERS.get(reasoning_parser)
     template = text_model.chat_template or ""
     return next((markers for markers in MARKERS.values() if markers[0] in template or markers[1] in template), None)
