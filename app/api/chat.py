@@ -42,14 +42,13 @@ def to_request(body: ChatRequest) -> GenerationRequest:
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     tool_use = to_tool_use(body)
     constraint = body.constraint()
-    calls = tool_use.grammar()
     return GenerationRequest(
         model=body.model,
         prompts=[to_conversation(body, tool_use)],
         params=body.sampling_params(
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
             prompt_logprobs=body.prompt_logprobs,
-            grammar=calls if constraint is None else constraint.grammar,
+            grammar=None if constraint is None else constraint.grammar,
         ),
         n=body.n or 1,
         seed=body.seed,
@@ -68,7 +67,7 @@ def to_conversation(body: ChatRequest, tool_use: ToolUse) -> Conversation:
     """The messages as templates read them."""
     return Conversation(
         messages=[message.for_template() for message in body.messages],
-        tools=tool_use.tools,
+        tool_use=tool_use,
         adds_generation_prompt=body.add_generation_prompt is not False,
         continues_final=bool(body.continue_final_message),
         switches=dict(body.chat_template_kwargs or {}),

@@ -12,6 +12,7 @@ from app.core.answers import family_of
 from app.core.chat_template import Conversation, render_conversation
 from app.core.renderer import Renderer
 from app.core.text import TextModels
+from app.core.tools.use import ToolUse
 from app.core.variants import Variant
 from app.errors import InvalidRequest
 from app.schemas.tokenize import DetokenizeRequest, TokenizeRequest
@@ -64,7 +65,7 @@ async def detokenize(
 def _conversation(body: TokenizeRequest) -> Conversation:
     return Conversation(
         messages=[message.for_template() for message in body.messages or ()],
-        tools=to_tools(body.tools),
+        tool_use=ToolUse(tools=to_tools(body.tools)),
         adds_generation_prompt=body.add_generation_prompt is not False,
         continues_final=bool(body.continue_final_message),
         switches=dict(body.chat_template_kwargs or {}),

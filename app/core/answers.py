@@ -5,11 +5,12 @@ from typing import Final
 
 from app.core.request import GenerationRequest
 from app.core.text import TextModel
-from app.core.tools.calls import FAMILIES, CallParser, Family
+from app.core.tools.calls import FAMILIES, CallParser, Family, forced_family
 from app.core.tools.output import NamedCallOutput, OutputParser, PlainOutput
 from app.core.tools.reasoning import MARKERS, ReasoningParser
 from app.core.tools.use import ToolUse
 from app.core.variants import AUTO, Variant
+from workers.protocol.specs import Grammar
 
 # A marker is one token of the models that were trained with it; of others, a few.
 _TAIL_TOKENS: Final = 16
@@ -37,6 +38,10 @@ class AnswerRules:
         tail = text_model.decode(prompt_ids[-_TAIL_TOKENS:], skips_special_tokens=False)
         return ReasoningParser(self.thinking, rest, is_open=self._is_open(tail))
 
+    def grammar(self) -> Grammar | None:
+        """What the output has to be because the model must call; None if it need not."""
+        return None if self.tool_use is None else self.tool_use.grammar(forced_family(self.family))
+
     def closed(self, prompt: str) -> str:
         """The prompt without room for thinking: a grammar forms the output from its first token on."""
         if self.thinking is None or not self.is_constrained or not self._is_open(prompt):
@@ -57,7 +62,7 @@ class AnswerRules:
             return PlainOutput()
         if use.choice == "named":
             return NamedCallOutput(use.named)
-        family = FAMILIES["json"] if use.choice == "required" else self.family
+        family = forced_family(self.family) if use.choice == "required" else self.family
         if use.choice == "none" or family is None:
             return PlainOutput()
         return CallParser(family, use.names, is_parallel=use.is_parallel)
@@ -74,7 +79,7 @@ def answer_rules(request: GenerationRequest, variant: Variant, text_model: TextM
         tool_use=request.tool_use,
         family=family_of(variant.tool_parser, text_model),
         thinking=thinking_of(variant.reasoning_parser, text_model),
-        is_constrained=request.params.grammar is not None,
+        is_constrained=request.params.grammar is not None or request.tool_use.must_call,
     )
 
 

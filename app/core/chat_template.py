@@ -1,26 +1,28 @@
 """From messages to the text that a model was trained on."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from app.core.renderer import Renderer
 from app.core.template_probe import template_abilities
 from app.core.text import TextModel
 from app.core.tool_messages import for_template, has_calls, with_described_tools
 from app.core.tools.calls import Family
-from app.core.tools.use import Tool
+from app.core.tools.use import ToolUse
 from app.errors import InvalidRequest
+
+NO_TOOLS: Final = ToolUse()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """Messages as templates read them, but for calls, whose arguments are text here; and the tools there are.
+    """Messages as templates read them, but for calls, whose arguments are text here.
 
     continues_final: the answer goes on where the last message ends.
     """
 
     messages: list[dict[str, Any]]
-    tools: tuple[Tool, ...] = ()
+    tool_use: ToolUse = NO_TOOLS
     adds_generation_prompt: bool = True
     continues_final: bool = False
     switches: dict[str, Any] = field(default_factory=dict)
@@ -33,19 +35,19 @@ async def render_conversation(
 
     Raises InvalidRequest if the model has no template or the template refuses.
     """
-    template = text_model.template(with_tools=bool(conversation.tools))
+    template = text_model.template(with_tools=bool(conversation.tool_use.tools))
     if template is None:
         raise InvalidRequest(
             "This model has no chat template; send the prompt to /v1/completions instead.",
             code="no_chat_template",
             param="messages",
         )
-    messages, tools = conversation.messages, conversation.tools
+    messages, tools = conversation.messages, conversation.tool_use.tools
     if tools or has_calls(messages):
         abilities = await template_abilities(renderer, text_model, template)
         messages = for_template(messages, abilities, family)
         if tools and not abilities.shows_tools:
-            messages, tools = with_described_tools(messages, tools, family), ()
+            messages, tools = with_described_tools(messages, conversation.tool_use, family), ()
     variables = {
         **text_model.special_tokens,
         **conversation.switches,

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -80,9 +81,11 @@ class Generation:
         status = "error"
         try:
             text_model = await self._texts.get(served.folder)
-            if request.params.grammar is not None:
-                await self._grammars.check(request.params.grammar, text_model, param=request.grammar_param)
             rules = answer_rules(request, served.variant, text_model)
+            grammar = request.params.grammar or rules.grammar()
+            if grammar is not None:
+                await self._grammars.check(grammar, text_model, param=request.grammar_param)
+                request = replace(request, params=msgspec.structs.replace(request.params, grammar=grammar))
             prompts = await encode_prompts(request, text_model, served.info, self._renderer, rules)
             run = Run(self._settings, self._catalog, served, text_model, stamps)
             await run.submit(request, prompts, rules)

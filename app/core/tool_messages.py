@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from app.core.template_abilities import SHORT_ID_CHARS, TemplateAbilities
-from app.core.tools.calls import Family
-from app.core.tools.use import Tool
+from app.core.tools.calls import FAMILIES, Family, forced_family
+from app.core.tools.use import Tool, ToolUse
 
 Message = dict[str, Any]
 
@@ -19,15 +18,14 @@ def for_template(messages: list[Message], abilities: TemplateAbilities, family: 
     return [_adapted(message, abilities) for message in messages]
 
 
-def with_described_tools(messages: list[Message], tools: Sequence[Tool], family: Family | None) -> list[Message]:
+def with_described_tools(messages: list[Message], use: ToolUse, family: Family | None) -> list[Message]:
     """The messages with the tools in the system message, for a template that does not show tools."""
-    lines = "\n".join(json.dumps(tool.for_template()["function"], ensure_ascii=False) for tool in tools)
-    form = _call_text('"name of the function"', "{its arguments}", family)
-    text = (
-        f"You can call these functions. Each line is one of them, with a JSON Schema of its parameters:\n{lines}\n"
-        f"To call a function, write nothing but this, with the right values: {form}\n"
-        "You are given the result then. If no function helps, answer in your own words."
-    )
+    if use.choice == "named":
+        text = f"Write the arguments of this function as JSON:\n{_described(use.tool(use.named))}"
+    else:
+        lines = "\n".join(map(_described, use.tools))
+        form = _call_text('"..."', "{...}", forced_family(family) if use.choice == "required" else family)
+        text = f"Functions:\n{lines}\nTo call one, write only {form}"
     first, *others = messages
     if first["role"] in ("system", "developer"):
         return [{**first, "content": f"{first['content']}\n\n{text}"}, *others]
@@ -96,8 +94,12 @@ def _in_words(messages: list[Message], family: Family | None) -> list[Message]:
     return said
 
 
+def _described(tool: Tool) -> str:
+    """In few tokens: a small model may have room for a few hundred in all."""
+    return json.dumps(tool.for_template()["function"], ensure_ascii=False, separators=(",", ":"))
+
+
 def _call_text(name: str, arguments: str, family: Family | None) -> str:
-    text = f'{{"name": {name}, "arguments": {arguments}}}'
-    if family is None or family.is_bare:
-        return text
-    return f"{family.begin or ''}{text}{family.end or ''}"
+    family = FAMILIES["json"] if family is None else family
+    text = f'{{"name": {name}, "{family.arguments_key}": {arguments}}}'
+    return text if family.is_bare else f"{family.begin or ''}{text}{family.end or ''}"

@@ -13,7 +13,7 @@ class Family:
 
     begin, end: markers around calls, None where there are none. is_bare: JSON as the very first text is a call too, if
     it names a tool. has_named: the form `name[ARGS]{...}` besides JSON. inner: further markers, between name and
-    arguments.
+    arguments. arguments_key: what the JSON calls them; both are understood.
     """
 
     begin: str | None = None
@@ -21,14 +21,20 @@ class Family:
     is_bare: bool = False
     has_named: bool = False
     inner: tuple[str, ...] = ()
+    arguments_key: str = "arguments"
 
 
 FAMILIES: Final[dict[str, Family]] = {
     "hermes": Family(begin="<tool_call>", end="</tool_call>"),
-    "llama3": Family(begin="<|python_tag|>", is_bare=True),
+    "llama3": Family(begin="<|python_tag|>", is_bare=True, arguments_key="parameters"),
     "mistral": Family(begin="[TOOL_CALLS]", has_named=True, inner=("[ARGS]", "[CALL_ID]")),
     "json": Family(is_bare=True),
 }
+
+
+def forced_family(family: Family | None) -> Family:
+    """In whose syntax calls are enforced: a marker that is a special token cannot be, so that such go without."""
+    return family if family is not None and family.end is not None else FAMILIES["json"]
 
 
 class CallParser:

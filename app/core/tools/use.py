@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from app.core.structured import in_lark, json_schema_grammar
+from app.core.tools.calls import Family
 from workers.protocol.specs import Grammar
 
 # A small model that is free to add calls adds them until its tokens are used up.
@@ -54,20 +55,36 @@ class ToolUse:
     is_parallel: bool = True
 
     @property
+    def must_call(self) -> bool:
+        """True if the output is enforced to be a call."""
+        return self.choice in ("required", "named")
+
+    @property
     def names(self) -> frozenset[str]:
         """Of the functions."""
         return frozenset(tool.name for tool in self.tools)
 
-    def grammar(self) -> Grammar | None:
-        """The only output there can be: the arguments of the named function, or one or more calls as JSON."""
+    def tool(self, name: str) -> Tool:
+        """The function of this name, which must be one of them."""
+        return next(tool for tool in self.tools if tool.name == name)
+
+    def grammar(self, family: Family) -> Grammar | None:
+        """The only output there can be: the arguments of the named function, or calls in the family's own syntax.
+
+        None if the model need not call. A call can end the output, and nothing but a separator go on: a list would have
+        to be closed, which small models do not think of.
+        """
         if self.choice == "named":
-            return json_schema_grammar(next(tool for tool in self.tools if tool.name == self.named).forced_schema())
+            return json_schema_grammar(self.tool(self.named).forced_schema())
         if self.choice != "required":
             return None
-        start = f'start: "[" call (", " call){{0,{MAX_FORCED_CALLS - 1}}} "]"' if self.is_parallel else "start: call"
-        lines = [start, f"call: {' | '.join(f'call_{index}' for index in range(len(self.tools)))}"]
+        begin, end, separator = "", "", "; "
+        if family.end is not None:
+            begin, end, separator = f"{family.begin}\n", f"\n{family.end}", "\n"
+        more = f" ({json.dumps(separator)} call){{0,{MAX_FORCED_CALLS - 1}}}" if self.is_parallel else ""
+        lines = [f"start: call{more}", f"call: {' | '.join(f'call_{index}' for index in range(len(self.tools)))}"]
         for index, tool in enumerate(self.tools):
-            head = json.dumps(f'{{"name": {json.dumps(tool.name)}, "arguments": ')
-            lines += [f'call_{index}: {head} arguments_{index} "}}"']
+            head = f'{begin}{{"name": {json.dumps(tool.name)}, "{family.arguments_key}": '
+            lines += [f"call_{index}: {json.dumps(head)} arguments_{index} {json.dumps('}' + end)}"]
             lines += [f"arguments_{index}: {in_lark(json_schema_grammar(tool.forced_schema()))}"]
         return Grammar(kind="lark", text="\n".join(lines))

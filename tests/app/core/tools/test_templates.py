@@ -15,7 +15,7 @@ from app.core.template_probe import template_abilities
 from app.core.text import TextModel, load_text_model
 from app.core.tools.calls import FAMILIES
 from app.core.tools.reasoning import MARKERS
-from app.core.tools.use import Tool
+from app.core.tools.use import Tool, ToolUse
 from app.errors import InvalidRequest
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -85,7 +85,9 @@ async def test_abilities_are_seen_in_what_is_rendered(
 async def test_earlier_calls_and_results_are_in_the_prompt(
     renderer: Renderer, text_model: TextModel, shown: str
 ) -> None:
-    prompt = await render_conversation(renderer, text_model, Conversation(messages=CALLED, tools=(WEATHER,)))
+    prompt = await render_conversation(
+        renderer, text_model, Conversation(messages=CALLED, tool_use=ToolUse(tools=(WEATHER,)))
+    )
 
     assert shown in prompt
     assert "sunny" in prompt
@@ -120,14 +122,14 @@ async def test_template_without_tools_gets_them_in_the_system_message(
     renderer: Renderer, text_model: TextModel, family: str
 ) -> None:
     system = {"role": "system", "content": "Be brief."}
-    alone = Conversation(messages=CALLED[:1], tools=(WEATHER,))
-    both = Conversation(messages=[system, *CALLED[:1]], tools=(WEATHER,))
+    alone = Conversation(messages=CALLED[:1], tool_use=ToolUse(tools=(WEATHER,)))
+    both = Conversation(messages=[system, *CALLED[:1]], tool_use=ToolUse(tools=(WEATHER,)))
 
     prompts = [await render_conversation(renderer, text_model, one, FAMILIES[family]) for one in (alone, both)]
 
     for prompt in prompts:
         assert prompt.count("<system>") == 1
-        assert '{"name": "get_weather", "description": "Ask", "parameters": {"type": "object"' in prompt
+        assert '{"name":"get_weather","description":"Ask","parameters":{"type":"object"' in prompt
         assert ("<tool_call>" in prompt) == (family == "hermes")
     assert prompts[1].startswith("<system>Be brief.\n\n")
 
