@@ -14,7 +14,7 @@ from app.supervisor.environment import child_environment, child_folder
 
 logger = logging.getLogger(__name__)
 
-# A fresh process imports jinja2 before it reads its first frame; a loaded machine can take seconds for that.
+# A fresh process imports jinja2 and llguidance before it reads a frame; a loaded machine can take seconds for that.
 START_LIMIT_S: Final = 15.0
 
 

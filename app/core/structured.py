@@ -6,6 +6,7 @@ Lark grammar with `in_lark`, and hand `Grammar(kind="lark", ...)` to the request
 
 import json
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any, Final
 
 from app.core.sandbox import Sandbox
@@ -16,19 +17,22 @@ from workers.protocol.specs import JSON_WHITESPACE, MAX_GRAMMAR_BYTES, Grammar
 
 TIME_LIMIT_S: Final = 5.0
 MAX_REMEMBERED: Final = 1024
-_CODES: Final = {
-    "json_schema": "invalid_schema",
-    "json_object": "invalid_schema",
-    "regex": "invalid_regex",
-    "choice": "invalid_choice",
-    "lark": "invalid_grammar",
-}
-_NAMES: Final = {
-    "json_schema": "The JSON Schema",
-    "json_object": "The JSON object",
-    "regex": "The regular expression",
-    "choice": "The choice",
-    "lark": "The grammar",
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """How a refusal speaks of a grammar."""
+
+    name: str
+    code: str
+
+
+_KINDS: Final = {
+    "json_schema": _Kind(name="The JSON Schema", code="invalid_schema"),
+    "json_object": _Kind(name="The JSON object", code="invalid_schema"),
+    "regex": _Kind(name="The regular expression", code="invalid_regex"),
+    "choice": _Kind(name="The choice", code="invalid_choice"),
+    "lark": _Kind(name="The grammar", code="invalid_grammar"),
 }
 
 
@@ -57,13 +61,8 @@ class GrammarChecker:
 
     async def check(self, grammar: Grammar, text_model: TextModel, *, param: str) -> None:
         """Raises InvalidRequest, naming the param, for a grammar that cannot be enforced."""
-        name = _NAMES[grammar.kind]
-        code = _CODES[grammar.kind]
-        num_bytes = len(grammar.text.encode())
-        if num_bytes > MAX_GRAMMAR_BYTES:
-            raise InvalidRequest(
-                f"{name} has {num_bytes} bytes, at most {MAX_GRAMMAR_BYTES} are allowed.", code=code, param=param
-            )
+        if len(grammar.text.encode()) > MAX_GRAMMAR_BYTES:
+            raise _refused(grammar, f"has more than {MAX_GRAMMAR_BYTES} bytes; make it shorter", param)
         special_tokens = text_model.special_token_texts() if grammar.kind == "lark" else ()
         check = Check(grammar=grammar, special_tokens=special_tokens)
         if check in self._accepted:
@@ -71,11 +70,15 @@ class GrammarChecker:
             return
         answer = await self._sandbox.ask(check)
         if answer is None:
-            message = f"{name} took more than {TIME_LIMIT_S:.0f} s or 512 MiB to compile; make it simpler."
-            raise InvalidRequest(message, code=code, param=param)
+            limits = f"{self._sandbox.time_limit_s:.0f} s or 512 MiB"
+            raise _refused(grammar, f"took more than {limits} to compile; make it simpler", param)
         if isinstance(answer, Rejected):
-            message = f"{name} cannot be enforced: {answer.message.rstrip('.')}."
-            raise InvalidRequest(message, code=code, param=param)
+            raise _refused(grammar, f"cannot be enforced: {answer.message.rstrip('.')}", param)
         self._accepted[check] = None
         if len(self._accepted) > MAX_REMEMBERED:
             self._accepted.popitem(last=False)
+
+
+def _refused(grammar: Grammar, why: str, param: str) -> InvalidRequest:
+    kind = _KINDS[grammar.kind]
+    return InvalidRequest(f"{kind.name} {why}.", code=kind.code, param=param)

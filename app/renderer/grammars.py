@@ -1,4 +1,4 @@
-"""Whether a grammar may go to a worker: it compiles within the limits, and there is a first token for it."""
+"""Whether a grammar may go to a worker: it compiles within the limits, and some text begins as it wants."""
 
 import re
 from collections.abc import Sequence

@@ -28,6 +28,9 @@ _ANNOTATIONS: Final = frozenset(
     {"title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly", "$comment"}
     | {"$schema", "contentMediaType", "contentEncoding", "discriminator"}
 )
+_FORMATS: Final = frozenset(
+    {"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"}
+)
 
 
 class SchemaRefused(Exception):
@@ -101,6 +104,9 @@ def _check_keywords(schema: dict[str, Any], place: str) -> None:
         if (keyword == "$id" and place == "#") or (keyword.startswith("x-") and keyword != "x-guidance"):
             continue
         raise SchemaRefused(f"the keyword '{keyword}' at {place} is not supported; leave it out")
+    form = schema.get("format", "date")
+    if not isinstance(form, str) or form not in _FORMATS:
+        raise SchemaRefused(f"the format at {place} is none of {', '.join(sorted(_FORMATS))}; write a 'pattern'")
 
 
 def _check_reference(schema: dict[str, Any], place: str, found: dict[str, Any]) -> None:

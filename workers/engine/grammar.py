@@ -5,7 +5,6 @@ run again, and a preempted sequence goes on where it was.
 """
 
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence as Many
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from workers.protocol.specs import Grammar
 
 logger = logging.getLogger(__name__)
 
-_NUM_REMEMBERED = 32
 _WORD_BITS = 32
 
 
@@ -55,7 +53,7 @@ class Matcher:
             reason = self._matcher.get_error().partition("\n")[0]
             raise WorkerError(
                 WorkerErrorCode.INVALID_REQUEST,
-                f"the grammar cannot be followed any further: {reason}; make it simpler",
+                f"the grammar cannot be followed any further with this model's tokens: {reason}",
             )
 
 
@@ -71,19 +69,13 @@ class Grammars:
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._tokenizer: LLTokenizer | None = None
-        self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
 
     def matcher(self, grammar: Grammar) -> Matcher:
-        """A matcher at the beginning of the output. Raises WorkerError if the grammar does not compile."""
-        compiled = self._compiled.pop(grammar, None)
-        if compiled is None:
-            compiled = self._compile(grammar)
-        self._compiled[grammar] = compiled
-        if len(self._compiled) > _NUM_REMEMBERED:
-            self._compiled.popitem(last=False)
-        return Matcher(compiled.deep_copy())
+        """A matcher at the beginning of the output. Raises WorkerError if the grammar does not compile.
 
-    def _compile(self, grammar: Grammar) -> LLMatcher:
+        Compiled anew for every sequence, 1 ms for most: copies of one matcher share its lexer's states and their limit,
+        so that one sequence could use up what another needs.
+        """
         if self._tokenizer is None:
             self._tokenizer = self._read_tokenizer()
         try:
@@ -93,7 +85,7 @@ class Grammars:
         if matcher.is_error():
             reason = matcher.get_error().partition("\n")[0]
             raise WorkerError(WorkerErrorCode.INVALID_REQUEST, f"the grammar does not compile: {reason}")
-        return matcher
+        return Matcher(matcher)
 
     def _read_tokenizer(self) -> LLTokenizer:
         if self._path is None or not Path(self._path).is_file():

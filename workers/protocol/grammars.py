@@ -14,14 +14,11 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from workers.protocol.specs import JSON_WHITESPACE, Grammar
 
-# Of llguidance's own limits, a half for compiling and a quarter for each step: with all of it `(a{1000}){1000}` took
-# 0.4 s for its first token, and every other stream of the worker with it.
+# Of llguidance's own fuel half for compiling, a quarter per step: with all of it `(a{1000}){1000}` took 0.4 s for
+# its first token, and every other stream of the worker with it. A tenth of the states, which each sequence keeps for
+# itself: 62,500 of them took 50 MB.
 _LIMITS: Final = LLParserLimits(
-    initial_lexer_fuel=500_000,
-    step_lexer_fuel=50_000,
-    step_max_items=12_500,
-    max_lexer_states=62_500,
-    verbose_errors=False,
+    initial_lexer_fuel=500_000, step_lexer_fuel=50_000, max_lexer_states=25_000, verbose_errors=False
 )
 
 

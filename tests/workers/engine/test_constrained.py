@@ -213,6 +213,7 @@ def test_model_without_an_end_token_stops_at_the_end_of_the_grammar(tokenizer_pa
     ("grammar", "said"),
     [
         pytest.param(Grammar(kind="regex", text="("), "does not compile", id="refused-at-once"),
+        pytest.param(Grammar(kind="regex", text="b" * (2**16 + 1)), "65536 bytes", id="too-long"),
         pytest.param(Grammar(kind="regex", text="(b?){500}b{500}"), "any further", id="too-complex-on-the-way"),
         pytest.param(Grammar(kind="regex", text="b\u4e2d"), "any further", id="no-token-for-it"),
     ],

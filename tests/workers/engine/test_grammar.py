@@ -1,6 +1,7 @@
 """Masks and matchers: which tokens a grammar allows, and where."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,24 @@ def test_matchers_of_one_grammar_are_independent(tokenizer_path: str) -> None:
 
     assert text_of(sorted(allowed(first))) == "b"
     assert text_of(sorted(allowed(second))) == "ac"
+
+
+def test_states_that_one_sequence_has_used_up_are_not_missing_to_another(tokenizer_path: str) -> None:
+    """Its 2**17 states are more than the limit; each way through it meets new ones."""
+    grammars = grammars_of(tokenizer_path)
+    grammar = Grammar(kind="regex", text="(x|a)*a(x|a){16}")
+    source = random.Random(0)
+    greedy = grammars.matcher(grammar)
+
+    def use_up() -> None:
+        for _ in range(60_000):
+            greedy.mask()
+            greedy.accept(ids_of(source.choice("xa"))[0])
+
+    with pytest.raises(WorkerError, match="too many states"):
+        use_up()
+
+    assert allowed(follow(grammars.matcher(grammar), "xaxxa")) == set(ids_of("xa"))
 
 
 @pytest.mark.parametrize(
