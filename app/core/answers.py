@@ -38,6 +38,10 @@ class AnswerRules:
         tail = text_model.decode(prompt_ids[-_TAIL_TOKENS:], skips_special_tokens=False)
         return ReasoningParser(self.thinking, rest, is_open=self._is_open(tail))
 
+    def enforced_schemas(self) -> list[tuple[Grammar, str]]:
+        """See ToolUse."""
+        return [] if self.tool_use is None else self.tool_use.enforced_schemas()
+
     def grammar(self) -> Grammar | None:
         """What the output has to be because the model must call; None if it need not."""
         return None if self.tool_use is None else self.tool_use.grammar(forced_family(self.family))

@@ -82,10 +82,7 @@ class Generation:
         try:
             text_model = await self._texts.get(served.folder)
             rules = answer_rules(request, served.variant, text_model)
-            grammar = request.params.grammar or rules.grammar()
-            if grammar is not None:
-                await self._grammars.check(grammar, text_model, param=request.grammar_param)
-                request = replace(request, params=msgspec.structs.replace(request.params, grammar=grammar))
+            request = await self._constrained(request, rules, text_model)
             prompts = await encode_prompts(request, text_model, served.info, self._renderer, rules)
             run = Run(self._settings, self._catalog, served, text_model, stamps)
             await run.submit(request, prompts, rules)
@@ -104,6 +101,18 @@ class Generation:
             if run is not None:
                 run.cancel()
                 self._metrics.ended(variant_id, status, run)
+
+    async def _constrained(
+        self, request: GenerationRequest, rules: AnswerRules, text_model: TextModel
+    ) -> GenerationRequest:
+        """The request with its grammar, which has been checked: its own, or that of the calls that it must make."""
+        for schema, param in rules.enforced_schemas():
+            await self._grammars.check(schema, text_model, param=param)
+        grammar = request.params.grammar or rules.grammar()
+        if grammar is None:
+            return request
+        await self._grammars.check(grammar, text_model, param=request.grammar_param)
+        return replace(request, params=msgspec.structs.replace(request.params, grammar=grammar))
 
 
 class Run:

@@ -71,7 +71,7 @@ def check(name: str, arguments: str) -> None:
         assert 1 <= value["steps"] <= 99
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
 @pytest.mark.parametrize("is_parallel", [True, False], ids=["several", "one"])
 def test_enforced_calls_keep_to_the_schema(client: OpenAI, choice: Any, is_parallel: bool, seed: int) -> None:
@@ -127,17 +127,3 @@ def test_the_story_goes_on_after_a_call(client: OpenAI) -> None:
     )
 
     assert answer.choices[0].message.content
-
-
-def test_schema_that_cannot_be_enforced_is_refused_by_name(client: OpenAI) -> None:
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"$ref": "http://x"}}}}}]
-
-    with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(
-            model=MODEL,
-            messages=MESSAGES,
-            tools=tools,
-            tool_choice="required",  # type: ignore[arg-type]
-        )
-
-    assert caught.value.param == "tools"

@@ -68,6 +68,14 @@ class ToolUse:
         """The function of this name, which must be one of them."""
         return next(tool for tool in self.tools if tool.name == name)
 
+    def enforced_schemas(self) -> list[tuple[Grammar, str]]:
+        """The schemas that the output must keep to, each with the field of the body that it comes from."""
+        return [
+            (json_schema_grammar(tool.forced_schema()), f"tools[{index}].function.parameters")
+            for index, tool in enumerate(self.tools)
+            if self.choice == "required" or (self.choice == "named" and tool.name == self.named)
+        ]
+
     def grammar(self, family: Family) -> Grammar | None:
         """The only output there can be: the arguments of the named function, or calls in the family's own syntax.
 
