@@ -57,7 +57,7 @@ def to_request(body: ChatRequest) -> GenerationRequest:
         includes_stop=bool(body.include_stop_str_in_output),
         skips_special_tokens=body.skip_special_tokens is not False,
         prompt_param="messages",
-        grammar_param="tools" if constraint is None else constraint.param,
+        grammar_param="" if constraint is None else constraint.param,
         tool_use=tool_use,
         max_tokens_param="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
     )

@@ -34,6 +34,17 @@ def load(
     max_model_len: Annotated[
         int | None, typer.Option(min=1, help="Longest sequence, in tokens.", show_default="the model's own")
     ] = None,
+    tool_parser: Annotated[
+        str | None,
+        typer.Option(
+            help="What reads tool calls: auto, none, hermes, llama3, mistral, json.",
+            show_default="by the chat template",
+        ),
+    ] = None,
+    reasoning_parser: Annotated[
+        str | None,
+        typer.Option(help="What reads thinking: auto, none, think, mistral.", show_default="by the chat template"),
+    ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return at once; `slimserve ps` shows the state.")] = False,
 ) -> None:
     """Load a model into a worker process of its own.
@@ -48,6 +59,8 @@ def load(
         "dtype": dtype,
         "device": device,
         "max_model_len": max_model_len,
+        "tool_parser": tool_parser,
+        "reasoning_parser": reasoning_parser,
         "wait": not no_wait,
     }
     with console(stderr=True).status(f"loading {model}"):

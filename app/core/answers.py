@@ -22,13 +22,28 @@ _TOOL_MARKERS: Final = {"<tool_call>": "hermes", "[TOOL_CALLS]": "mistral", "<|p
 class AnswerRules:
     """tool_use: None if the answer is text, and no message. family: how the model writes calls, None if nobody looks.
 
-    thinking: the markers around the model's thinking, None if nobody looks. is_constrained: a grammar forms the output.
+    thinking: the markers around the model's thinking, None if nobody looks. asked: what the output has to be.
     """
 
     tool_use: ToolUse | None = None
     family: Family | None = None
     thinking: tuple[str, str] | None = None
-    is_constrained: bool = False
+    asked: Grammar | None = None
+
+    @property
+    def is_constrained(self) -> bool:
+        """True if a grammar forms the output, from its first token on."""
+        return self.asked is not None or (self.tool_use is not None and self.tool_use.must_call)
+
+    @property
+    def shown_family(self) -> Family | None:
+        """In whose syntax calls are to be expected, and the model to be told of it where its template does not."""
+        is_forced = self.tool_use is not None and self.tool_use.constrains(self.asked)
+        return self._forced_family if is_forced else self.family
+
+    @property
+    def _forced_family(self) -> Family:
+        return forced_family(self.family, beside_json=self.asked is not None)
 
     def parser(self, prompt_ids: list[int], text_model: TextModel) -> OutputParser:
         """A parser for one choice behind this prompt."""
@@ -40,11 +55,13 @@ class AnswerRules:
 
     def enforced_schemas(self) -> list[tuple[Grammar, str]]:
         """See ToolUse."""
-        return [] if self.tool_use is None else self.tool_use.enforced_schemas()
+        return [] if self.tool_use is None else self.tool_use.enforced_schemas(self.asked)
 
     def grammar(self) -> Grammar | None:
-        """What the output has to be because the model must call; None if it need not."""
-        return None if self.tool_use is None else self.tool_use.grammar(forced_family(self.family))
+        """What the output has to be, with the calls that it may or must be; None for any text."""
+        if self.tool_use is None:
+            return self.asked
+        return self.tool_use.grammar(self._forced_family, self.asked)
 
     def closed(self, prompt: str) -> str:
         """The prompt without room for thinking: a grammar forms the output from its first token on."""
@@ -54,11 +71,12 @@ class AnswerRules:
 
     def visible_tokens(self, text_model: TextModel) -> dict[int, str]:
         """Special tokens that the parsers look for, by id: their text is not left out."""
-        family = self.family
+        if self.is_constrained:
+            return {}
         markers = [*(self.thinking or ())]
-        if family is not None:
-            markers += [marker for marker in (family.begin, family.end, *family.inner) if marker is not None]
-        return text_model.special_ids(markers) if markers and not self.is_constrained else {}
+        if self.family is not None and self.tool_use is not None and self.tool_use.tools:
+            markers += self.family.markers()
+        return text_model.special_ids(markers) if markers else {}
 
     def _call_parser(self) -> OutputParser:
         use = self.tool_use
@@ -66,8 +84,8 @@ class AnswerRules:
             return PlainOutput()
         if use.choice == "named":
             return NamedCallOutput(use.named)
-        family = forced_family(self.family) if use.choice == "required" else self.family
-        if use.choice == "none" or family is None:
+        family = self.shown_family
+        if family is None:
             return PlainOutput()
         return CallParser(family, use.names, is_parallel=use.is_parallel)
 
@@ -78,12 +96,12 @@ class AnswerRules:
 def answer_rules(request: GenerationRequest, variant: Variant, text_model: TextModel) -> AnswerRules:
     """The rules for this request: parsers as the load asked for them, else as the model's template shows."""
     if request.tool_use is None:
-        return AnswerRules()
+        return AnswerRules(asked=request.params.grammar)
     return AnswerRules(
         tool_use=request.tool_use,
         family=family_of(variant.tool_parser, text_model),
         thinking=thinking_of(variant.reasoning_parser, text_model),
-        is_constrained=request.params.grammar is not None or request.tool_use.must_call,
+        asked=request.params.grammar,
     )
 
 

@@ -105,13 +105,16 @@ class Generation:
     async def _constrained(
         self, request: GenerationRequest, rules: AnswerRules, text_model: TextModel
     ) -> GenerationRequest:
-        """The request with its grammar, which has been checked: its own, or that of the calls that it must make."""
+        """The request with the grammar of its output, which has been checked: its own, and that of its calls."""
+        if rules.asked is not None:
+            await self._grammars.check(rules.asked, text_model, param=request.grammar_param)
         for schema, param in rules.enforced_schemas():
             await self._grammars.check(schema, text_model, param=param)
-        grammar = request.params.grammar or rules.grammar()
-        if grammar is None:
+        grammar = rules.grammar()
+        if grammar == rules.asked:
             return request
-        await self._grammars.check(grammar, text_model, param=request.grammar_param)
+        assert grammar is not None
+        await self._grammars.check(grammar, text_model, param="tools")
         return replace(request, params=msgspec.structs.replace(request.params, grammar=grammar))
 
 

@@ -46,7 +46,7 @@ async def encode_prompt(
     adds_special_tokens = request.adds_special_tokens
     if isinstance(prompt, Conversation):
         # templates write the special tokens themselves
-        rendered = await render_conversation(renderer, text_model, prompt, rules.family)
+        rendered = await render_conversation(renderer, text_model, prompt, rules.shown_family)
         prompt, adds_special_tokens = rules.closed(rendered), False
     fewest = text_model.fewest_tokens(prompt)
     if fewest > info.max_model_len:

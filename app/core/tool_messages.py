@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from app.core.template_abilities import SHORT_ID_CHARS, TemplateAbilities
-from app.core.tools.calls import FAMILIES, Family, forced_family
+from app.core.tools.calls import FAMILIES, Family
 from app.core.tools.use import Tool, ToolUse
 
 Message = dict[str, Any]
@@ -24,7 +24,7 @@ def with_described_tools(messages: list[Message], use: ToolUse, family: Family |
         text = f"Write the arguments of this function as JSON:\n{_described(use.tool(use.named))}"
     else:
         lines = "\n".join(map(_described, use.tools))
-        form = _call_text('"..."', "{...}", forced_family(family) if use.choice == "required" else family)
+        form = _call_text('"..."', "{...}", family)
         text = f"Functions:\n{lines}\nTo call one, write only {form}"
     first, *others = messages
     if first["role"] in ("system", "developer"):

@@ -162,13 +162,7 @@ class ChatRequest(ToolFields, StructuredFields, SamplingFields, OpenAIBody):
         if self.top_logprobs is not None and not self.logprobs:
             raise broken_rule("invalid_value", "'top_logprobs' needs 'logprobs': true", param="top_logprobs")
         check_answered_calls(self.messages)
-        constraint = self.constraint()
-        if constraint is not None and (self.may_call or self.must_call):
-            raise broken_rule(
-                "invalid_value",
-                "It leaves no room for calls of tools; leave it out, or set 'tool_choice' to 'none'",
-                param=constraint.param,
-            )
+        self._check_room_for_calls()
         if self.modalities not in (None, [], ["text"]):
             raise broken_rule("unsupported_parameter", "The only modality is 'text'", param="modalities")
         if self.continue_final_message and self.add_generation_prompt:
@@ -178,3 +172,15 @@ class ChatRequest(ToolFields, StructuredFields, SamplingFields, OpenAIBody):
                 param="continue_final_message",
             )
         return self
+
+    def _check_room_for_calls(self) -> None:
+        constraint = self.constraint()
+        is_json = constraint is not None and constraint.grammar.kind in ("json_schema", "json_object")
+        if constraint is None or not (self.must_call or (self.may_call and not is_json)):
+            return
+        way_out = "leave it out" if self.must_call else "leave it out, make it JSON"
+        raise broken_rule(
+            "invalid_value",
+            f"It leaves no room for calls of tools; {way_out}, or set 'tool_choice' to 'none'",
+            param=constraint.param,
+        )

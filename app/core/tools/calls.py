@@ -23,6 +23,10 @@ class Family:
     inner: tuple[str, ...] = ()
     arguments_key: str = "arguments"
 
+    def markers(self) -> list[str]:
+        """Every one of them."""
+        return [marker for marker in (self.begin, self.end, *self.inner) if marker is not None]
+
 
 FAMILIES: Final[dict[str, Family]] = {
     "hermes": Family(begin="<tool_call>", end="</tool_call>"),
@@ -32,9 +36,14 @@ FAMILIES: Final[dict[str, Family]] = {
 }
 
 
-def forced_family(family: Family | None) -> Family:
-    """In whose syntax calls are enforced: a marker that is a special token cannot be, so that such go without."""
-    return family if family is not None and family.end is not None else FAMILIES["json"]
+def forced_family(family: Family | None, *, beside_json: bool) -> Family:
+    """In whose syntax calls are enforced, the family's own if it can be: a marker may be a special token, which cannot.
+
+    beside_json: the output may also be JSON that is no call, so that a marker has to tell the two apart.
+    """
+    if family is not None and family.end is not None:
+        return family
+    return FAMILIES["hermes" if beside_json else "json"]
 
 
 class CallParser:

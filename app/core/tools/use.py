@@ -68,29 +68,37 @@ class ToolUse:
         """The function of this name, which must be one of them."""
         return next(tool for tool in self.tools if tool.name == name)
 
-    def enforced_schemas(self) -> list[tuple[Grammar, str]]:
-        """The schemas that the output must keep to, each with the field of the body that it comes from."""
+    def constrains(self, answer: Grammar | None) -> bool:
+        """True if calls can only come as a grammar lets them. answer: what the output has to be if it is no call."""
+        return self.must_call or (bool(self.tools) and answer is not None)
+
+    def enforced_schemas(self, answer: Grammar | None) -> list[tuple[Grammar, str]]:
+        """The functions' schemas in `grammar`, each with the field of the body that it comes from."""
         return [
             (json_schema_grammar(tool.forced_schema()), f"tools[{index}].function.parameters")
             for index, tool in enumerate(self.tools)
-            if self.choice == "required" or (self.choice == "named" and tool.name == self.named)
+            if self.constrains(answer) and self.named in ("", tool.name)
         ]
 
-    def grammar(self, family: Family) -> Grammar | None:
+    def grammar(self, family: Family, answer: Grammar | None) -> Grammar | None:
         """The only output there can be: the arguments of the named function, or calls in the family's own syntax.
 
-        None if the model need not call. A call can end the output, and nothing but a separator go on: a list would have
-        to be closed, which small models do not think of.
+        answer: another output that is right, a JSON Schema or object, where the model need not call; without it None.
+        A call can end the output, and nothing but a separator go on: a list would have to be closed, which small
+        models do not think of.
         """
         if self.choice == "named":
             return json_schema_grammar(self.tool(self.named).forced_schema())
-        if self.choice != "required":
-            return None
+        if not self.constrains(answer):
+            return answer
         begin, end, separator = "", "", "; "
         if family.end is not None:
             begin, end, separator = f"{family.begin}\n", f"\n{family.end}", "\n"
         more = f" ({json.dumps(separator)} call){{0,{MAX_FORCED_CALLS - 1}}}" if self.is_parallel else ""
-        lines = [f"start: call{more}", f"call: {' | '.join(f'call_{index}' for index in range(len(self.tools)))}"]
+        lines = [f"start: calls{'' if self.must_call else ' | answer'}", f"calls: call{more}"]
+        if answer is not None and not self.must_call:
+            lines += [f"answer: {in_lark(answer)}"]
+        lines += [f"call: {' | '.join(f'call_{index}' for index in range(len(self.tools)))}"]
         for index, tool in enumerate(self.tools):
             head = f'{begin}{{"name": {json.dumps(tool.name)}, "{family.arguments_key}": '
             lines += [f"call_{index}: {json.dumps(head)} arguments_{index} {json.dumps('}' + end)}"]

@@ -141,6 +141,12 @@ async def test_no_call_is_looked_for_where_none_is_wanted(replay: httpx.AsyncCli
         assert choice["finish_reason"] == "stop"
 
 
+async def test_special_tokens_stay_hidden_where_no_call_is_looked_for(replay: httpx.AsyncClient) -> None:
+    choice = (await whole(replay, saying("echo/mistral", "[TOOL_CALLS]add[ARGS]{}")))["choices"][0]
+
+    assert choice["message"]["content"] == "add{}"
+
+
 async def test_call_that_the_limit_cuts_ends_by_length(replay: httpx.AsyncClient) -> None:
     choice = (await whole(replay, saying("echo/hermes", HERMES_CALL, tools=TOOLS, max_tokens=50)))["choices"][0]
 
@@ -188,6 +194,15 @@ async def test_answer_that_never_stops_thinking_has_no_content(replay: httpx.Asy
 
     assert choice["message"]["content"] is None
     assert choice["message"]["reasoning"] == "hm hm"
+
+
+async def test_grammar_leaves_no_room_for_thinking(replay: httpx.AsyncClient) -> None:
+    body = saying("echo/text_arguments", "anything", structured_outputs={"choice": ["Yes.", "No."]})
+
+    message = (await whole(replay, body))["choices"][0]["message"]
+
+    assert message["content"] in ("Yes.", "No.")
+    assert "reasoning" not in message
 
 
 async def test_load_chooses_the_parsers(replay: httpx.AsyncClient) -> None:

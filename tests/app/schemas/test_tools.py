@@ -59,10 +59,16 @@ def messages(*later: dict[str, Any]) -> dict[str, Any]:
         ),
         pytest.param(chat(tools=TOOLS, parallel_tool_calls=1), "invalid_type", "parallel_tool_calls", id="parallel"),
         pytest.param(
-            chat(tools=TOOLS, response_format={"type": "json_object"}),
+            chat(tools=TOOLS, tool_choice="required", response_format={"type": "json_object"}),
             "invalid_value",
             "response_format",
-            id="tools-and-format",
+            id="call-and-format",
+        ),
+        pytest.param(
+            chat(tools=TOOLS, structured_outputs={"regex": "a+"}),
+            "invalid_value",
+            "structured_outputs.regex",
+            id="tools-and-regex",
         ),
         pytest.param(
             messages({"role": "tool", "content": "5"}),
@@ -117,6 +123,7 @@ def test_broken_rule_of_tools_has_code_and_field(body: dict[str, Any], code: str
         pytest.param(chat(tools=[]), id="no-tools"),
         pytest.param(chat(tool_choice="auto"), id="auto-without-tools"),
         pytest.param(chat(tools=TOOLS, tool_choice="none", response_format={"type": "json_object"}), id="format"),
+        pytest.param(chat(tools=TOOLS, response_format={"type": "json_object"}), id="tools-and-format"),
         pytest.param(chat(tools=TOOLS, tool_choice=NAMED, parallel_tool_calls=False), id="named"),
         pytest.param(chat(tools=[{"type": "function", "function": {"name": "f"}}]), id="no-parameters"),
         pytest.param(messages(ASSISTANT, RESULT), id="call-and-result"),

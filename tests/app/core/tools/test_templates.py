@@ -17,6 +17,7 @@ from app.core.tools.calls import FAMILIES
 from app.core.tools.reasoning import MARKERS
 from app.core.tools.use import Tool, ToolUse
 from app.errors import InvalidRequest
+from workers.protocol.specs import Grammar
 
 TEMPLATES = Path(__file__).parent / "templates"
 WEATHER = Tool(
@@ -172,7 +173,8 @@ def test_parsers_go_by_the_template_unless_they_are_named(
 
 
 def test_open_thinking_is_closed_where_a_grammar_forms_the_output() -> None:
-    free, constrained = (AnswerRules(thinking=MARKERS["think"], is_constrained=is_so) for is_so in (False, True))
+    free = AnswerRules(thinking=MARKERS["think"])
+    constrained = AnswerRules(thinking=MARKERS["think"], asked=Grammar(kind="json_object"))
 
     assert free.closed("<assistant><think>\n") == "<assistant><think>\n"
     assert constrained.closed("<assistant><think>\n") == "<assistant><think>\n\n</think>\n\n"

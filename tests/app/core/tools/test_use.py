@@ -50,8 +50,8 @@ def wrapped(family: Family, *calls: str) -> str:
 @pytest.mark.parametrize("name", [*FAMILIES])
 def test_required_calls_are_in_a_syntax_that_is_read_again(name: str) -> None:
     use = ToolUse(tools=TOOLS, choice="required")
-    family = forced_family(FAMILIES[name])
-    grammar = use.grammar(family)
+    family = forced_family(FAMILIES[name], beside_json=False)
+    grammar = use.grammar(family, None)
     assert grammar is not None
     text = wrapped(family, WALK, WALK)
 
@@ -79,7 +79,7 @@ def test_required_calls_are_in_a_syntax_that_is_read_again(name: str) -> None:
 )
 def test_required_calls_keep_to_the_schemas(name: str, calls: list[str], is_parallel: bool, is_allowed: bool) -> None:
     family = FAMILIES[name]
-    grammar = ToolUse(tools=TOOLS, choice="required", is_parallel=is_parallel).grammar(family)
+    grammar = ToolUse(tools=TOOLS, choice="required", is_parallel=is_parallel).grammar(family, None)
     assert grammar is not None
 
     assert accepts(grammar, wrapped(family, *calls)) == is_allowed
@@ -89,7 +89,7 @@ def test_required_calls_keep_to_the_schemas(name: str, calls: list[str], is_para
     ("arguments", "is_allowed"), [('{"a": 1}', True), ("{}", False), ('{"a": 1, "b": 2}', False), (WALK, False)]
 )
 def test_named_call_is_its_arguments_alone(arguments: str, is_allowed: bool) -> None:
-    grammar = ToolUse(tools=TOOLS, choice="named", named="walk").grammar(FAMILIES["hermes"])
+    grammar = ToolUse(tools=TOOLS, choice="named", named="walk").grammar(FAMILIES["hermes"], None)
     assert grammar is not None
 
     assert accepts(grammar, arguments) == is_allowed
@@ -99,13 +99,34 @@ def test_named_call_is_its_arguments_alone(arguments: str, is_allowed: bool) -> 
 def test_free_choice_has_no_grammar(choice: Any) -> None:
     use = ToolUse(tools=TOOLS, choice=choice)
 
-    assert use.grammar(FAMILIES["json"]) is None
-    assert use.enforced_schemas() == []
+    assert use.grammar(FAMILIES["json"], None) is None
+    assert use.enforced_schemas(None) == []
+
+
+@pytest.mark.parametrize("name", [*FAMILIES])
+def test_answer_of_a_schema_and_a_call_are_both_right(name: str) -> None:
+    answer = Grammar(
+        kind="json_schema", text='{"type": "object", "properties": {"b": {"enum": [2]}}, "required": ["b"]}'
+    )
+    family = forced_family(FAMILIES[name], beside_json=True)
+    use = ToolUse(tools=TOOLS)
+    grammar = use.grammar(family, answer)
+    assert grammar is not None
+
+    check(grammar)
+
+    assert accepts(grammar, '{"b": 2}')
+    assert accepts(grammar, wrapped(family, WALK))
+    assert not accepts(grammar, '{"b": 3}')
+    assert not accepts(grammar, "text")
+    assert read(CallParser(family, use.names), '{"b": 2}').content == '{"b": 2}'
+    assert len(use.enforced_schemas(answer)) == 3
+    assert ToolUse().grammar(family, answer) == answer
 
 
 def test_every_schema_to_enforce_is_named_by_its_field() -> None:
-    required = ToolUse(tools=TOOLS, choice="required").enforced_schemas()
-    named = ToolUse(tools=TOOLS, choice="named", named="walk").enforced_schemas()
+    required = ToolUse(tools=TOOLS, choice="required").enforced_schemas(None)
+    named = ToolUse(tools=TOOLS, choice="named", named="walk").enforced_schemas(None)
 
     assert [param for _, param in required] == [f"tools[{index}].function.parameters" for index in range(3)]
     assert named == required[:1]
