@@ -94,7 +94,23 @@ def _run_with_torch(spec: CompressSpec | VerifySpec | MeasureSpec, link: JobLink
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
     result = attempt(_action(spec, link), what="job")
-    return Failed(code=result.code, message=result.message) if isinstance(result, Failure) else result
+    if not isinstance(result, Failure):
+        return result
+    is_memory = result.code is WorkerErrorCode.INSUFFICIENT_MEMORY
+    return Failed(code=result.code, message=_out_of_memory(spec) if is_memory else result.message)
+
+
+def _out_of_memory(spec: CompressSpec | VerifySpec | MeasureSpec) -> str:
+    """What the user of a job can do about it."""
+    if not isinstance(spec, CompressSpec):
+        return "the job ran out of memory; unload variants and try again"
+    way_out = "fewer or shorter calibration samples need less"
+    if spec.memory_bytes is None:
+        return f"the job ran out of memory; {way_out}, and unloading variants gives it more"
+    return (
+        f"the job ran out of memory at its limit of {spec.memory_bytes:,} bytes (SLIMSERVE_JOB_MEMORY_BYTES); "
+        f"it needs one layer, its inputs and about 400 MB for the program: raise the limit; {way_out}"
+    )
 
 
 def _action(spec: CompressSpec | VerifySpec | MeasureSpec, link: JobLink) -> Callable[[], JobDone]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.workers.tiny import save_tiny_model
@@ -136,3 +137,16 @@ def test_unwanted_job_ends_before_it_looks_at_its_base(
     )
     assert status == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.timeout(DEADLINE_S)
+def test_job_that_reaches_its_memory_limit_says_so(tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base", hidden_size=2048)
+    spec = msgspec.structs.replace(compress_spec(base, tmp_path / "staging" / "out"), memory_bytes=2**26)
+
+    with started(spec) as job:
+        *_, failed = job.messages()
+
+    assert isinstance(failed, Failed)
+    assert failed.code is WorkerErrorCode.INSUFFICIENT_MEMORY
+    assert "limit of 67,108,864 bytes" in failed.message
