@@ -31,7 +31,6 @@ from app.core.server import Server
 from app.core.structured import GrammarChecker
 from app.core.text import TextModels
 from app.metrics.live import LiveMetrics
-from app.metrics.serving import ServingMetrics
 from app.settings import Settings
 
 ROUTERS = (
@@ -64,8 +63,8 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     state = app.state
-    state.metrics = ServingMetrics()
     state.server = Server(settings)
+    state.metrics = state.server.metrics
     state.texts = TextModels()
     state.renderer = Renderer()
     state.grammars = GrammarChecker()

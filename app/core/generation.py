@@ -70,8 +70,7 @@ class Generation:
         stamps = RequestStamps()
         if self._server.is_draining:
             raise Unavailable("The server is stopping.", retry_after_s=30, code="draining")
-        served = self._catalog.acquire(request.model)
-        variant_id = served.variant.id
+        variant_id = await self._server.autoload.find(request.model)
         try:
             self.admission.enter(variant_id)
         except ApiError:
@@ -80,13 +79,17 @@ class Generation:
         run: Run | None = None
         status = "error"
         try:
-            text_model = await self._texts.get(served.folder)
-            rules = answer_rules(request, served.variant, text_model)
-            request = await self._constrained(request, rules, text_model)
-            prompts = await encode_prompts(request, text_model, served.info, self._renderer, rules)
-            run = Run(self._settings, self._catalog, served, text_model, stamps)
-            await run.submit(request, prompts, rules)
-            yield run
+            async with self._server.autoload.serving(variant_id) as served:
+                text_model = await self._texts.get(served.folder)
+                rules = answer_rules(request, served.variant, text_model)
+                request = await self._constrained(request, rules, text_model)
+                prompts = await encode_prompts(request, text_model, served.info, self._renderer, rules)
+                run = Run(self._settings, self._catalog, served, text_model, stamps)
+                try:
+                    await run.submit(request, prompts, rules)
+                    yield run
+                finally:
+                    run.cancel()
             status = "ok" if run.is_finished else "cancelled"
         except (asyncio.CancelledError, GeneratorExit):
             status = "cancelled"
@@ -99,7 +102,6 @@ class Generation:
             self.admission.leave(variant_id)
             stamps.ended_s = time.monotonic()
             if run is not None:
-                run.cancel()
                 self._metrics.ended(variant_id, status, run)
 
     async def _constrained(
@@ -129,6 +131,8 @@ class Run:
         self.stamps = stamps
         self.choices: list[Choice] = []
         self.gaps_s: list[float] = []
+        # a load that this request waited for does not count as time in the queue
+        self._admitted_s = time.monotonic()
         self._settings = settings
         self._catalog = catalog
         self._worker = served.worker
@@ -275,10 +279,10 @@ class Run:
             self.gaps_s.append(choice.last_token_s - before_s)
 
     def _deadline_s(self) -> float:
-        limit_s = self._settings.request_timeout_s
+        deadline_s = self.stamps.arrived_s + self._settings.request_timeout_s
         if self.stamps.scheduled_s is None:
-            limit_s = min(limit_s, self._settings.queue_timeout_s)
-        return self.stamps.arrived_s + limit_s
+            deadline_s = min(deadline_s, self._admitted_s + self._settings.queue_timeout_s)
+        return deadline_s
 
     def _too_late(self) -> ApiError:
         if self.stamps.scheduled_s is None:

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from app.core.entries import Entry
-from app.settings import Settings
 from workers.protocol.specs import DtypeName, ServeSpec
 
 
@@ -12,9 +10,9 @@ from workers.protocol.specs import DtypeName, ServeSpec
 class LoadRequest:
     """model: a base, a variant, a local folder or a hub id. None means: whatever the server's default is.
 
-    tool_parser, reasoning_parser: names of tools.calls.FAMILIES and tools.reasoning.MARKERS, or `none`, or `auto`.
-
-    is_trusted: the operator asks, at the start, and not a client.
+    is_trusted: the operator asks, at the start, and not a client. pin: never evict it, and do not unload it when idle.
+    idle_unload_s: seconds without requests after which it is unloaded, 0 means never. evict: may unload idle others to
+    make room. tool_parser, reasoning_parser: names of tools.calls.FAMILIES and tools.reasoning.MARKERS, `none`, `auto`.
     """
 
     model: str
@@ -28,6 +26,9 @@ class LoadRequest:
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     is_trusted: bool = False
+    pin: bool | None = None
+    idle_unload_s: float | None = None
+    evict: bool | None = None
 
     def agrees_with(self, spec: ServeSpec) -> bool:
         """True if a worker that runs this spec is what the request asks for."""
@@ -37,21 +38,4 @@ class LoadRequest:
             and self.max_model_len in (None, spec.max_model_len)
             and self.kv_cache_bytes in (None, spec.kv_cache_bytes)
             and self.lane in (None, spec.lane)
-        )
-
-    def spec(self, entry: Entry, dtype: DtypeName, settings: Settings) -> ServeSpec:
-        """The order to the worker. dtype: of the variant, never what the request left open."""
-        return ServeSpec(
-            variant=entry.row.id,
-            path=str(entry.folder),
-            device=self.device or settings.device,
-            dtype=dtype,
-            max_model_len=self.max_model_len,
-            max_num_seqs=settings.max_num_seqs,
-            kv_cache_bytes=self.kv_cache_bytes,
-            num_threads=settings.num_threads,
-            lane=self.lane or "auto",
-            verdict_dir=str(settings.data_dir / "verdicts"),
-            tokenizer_path=str(entry.text_folder / "tokenizer.json"),
-            echo=entry.echo,
         )

@@ -79,8 +79,8 @@ class Variant:
     id: `<base>/<name>`. method: how it was made (`int8`), or the dtype of a cast. folder: tokenizer.json, chat
     template and config.json. info: what the running worker reported, None while nothing is loaded. estimated_bytes:
     what a load is expected to take; bytes_on_disk: its files, 0 for a cast, which has none of its own. running,
-    waiting: sequences right now. process_bytes: what the worker holds now. tool_parser, reasoning_parser: what reads
-    calls and thinking in its answers, `auto` by its chat template.
+    waiting: sequences right now. process_bytes: what the worker holds now; measured_bytes: the most that one has held.
+    tool_parser, reasoning_parser: what reads calls and thinking in its answers, `auto` by its chat template.
     """
 
     id: str
@@ -106,6 +106,8 @@ class Variant:
     quality: Quality | None = None
     tool_parser: str = AUTO
     reasoning_parser: str = AUTO
+    is_pinned: bool = False
+    measured_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

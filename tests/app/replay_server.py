@@ -31,7 +31,7 @@ async def replaying(folder: Path, templates: dict[str, str]) -> AsyncIterator[ht
             text_folder = folder / name
             tokenizer = _write_text_model(text_folder, template)
             spec = EchoSpec(vocab_size=tokenizer.get_vocab_size(), repeats_after=tokenizer.token_to_id("<|say|>"))
-            entry = echo_entry(name, server.supervisor, text_folder, spec)
+            entry = echo_entry(name, server.supervisor, server.catalog.pulse, text_folder, spec)
             server.catalog._entries[entry.row.id] = entry
             await server.loader.load(LoadRequest(model=entry.row.id), wait=True)
         yield client

@@ -52,6 +52,28 @@ def test_list_as_json_is_what_the_api_says(run: Run, server: CliServer, served: 
     assert found["weight_bytes"] == server.variant(served)["weight_bytes"]
 
 
+def test_plan_knows_what_is_loaded_and_estimates_the_rest(run: Run, served: str) -> None:
+    other = "slimstory/fp16"
+
+    result = run(["plan", served, "slimstory", "--json"])
+    estimated = run(["plan", "slimstory", "--dtype", "fp16"])
+
+    assert result.exit_code == 0, result.output
+    assert [one["source"] for one in json.loads(result.stdout)["models"]] == ["loaded"]
+    assert estimated.exit_code == 0, estimated.output
+    assert other in estimated.stdout
+    assert estimated.stdout.splitlines()[-1].endswith(": fits")
+
+
+def test_chat_brings_an_unloaded_variant_back(run: Run, served: str) -> None:
+    run(["unload", served])
+
+    result = run(["chat", "Tell me a story.", "--model", served, "--max-tokens", "4"])
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip()
+
+
 def test_chat_with_one_prompt_streams_words(run: Run) -> None:
     result = run(["chat", "Tell me a story about a dog.", "--max-tokens", "40", "--temperature", "0", "--stats"])
 
