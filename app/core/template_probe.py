@@ -6,7 +6,7 @@ Templates of different families want the same things in different forms, and non
 import json
 from typing import Any, Final
 
-from app.core.renderer import Renderer
+from app.core.renderer import Renderer, TemplateStuck
 from app.core.template_abilities import TemplateAbilities
 from app.core.text import TextModel
 from app.errors import InvalidRequest
@@ -41,6 +41,9 @@ async def _probe(renderer: Renderer, text_model: TextModel, template: str) -> Te
         variables = {**text_model.special_tokens, "messages": messages, "tools": tools, "documents": None}
         try:
             return await renderer.render(template, {**variables, "add_generation_prompt": True})
+        except TemplateStuck:
+            # says nothing about the template, and must not be remembered
+            raise
         except InvalidRequest:
             return ""
 

@@ -72,6 +72,21 @@ async def test_abilities_are_seen_in_what_is_rendered(
     assert await template_abilities(renderer, text_model, text_model.chat_template) == abilities
 
 
+async def test_template_that_gets_stuck_is_asked_again_another_time(
+    renderer: Renderer, tmp_path: Path, byte_level: Tokenizer
+) -> None:
+    byte_level.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "chat_template.jinja").write_text(
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    )
+    model = load_text_model(tmp_path)
+
+    with pytest.raises(InvalidRequest, match="more than 2 s"):
+        await render_conversation(renderer, model, Conversation(messages=CALLED))
+
+    assert model.abilities == {}
+
+
 @pytest.mark.parametrize(
     ("text_model", "shown"),
     [
