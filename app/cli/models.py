@@ -65,7 +65,7 @@ def load(
     tool_parser: Annotated[
         str | None,
         typer.Option(
-            help="What reads tool calls: auto, none, hermes, llama3, mistral, json.",
+            help="What reads tool calls: auto, none, hermes, qwen3_coder, llama3, mistral, json.",
             show_default="by the chat template",
         ),
     ] = None,

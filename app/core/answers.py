@@ -15,7 +15,12 @@ from workers.protocol.specs import Grammar
 # A marker is one token of the models that were trained with it; of others, a few.
 _TAIL_TOKENS: Final = 16
 # Which family's marker a template writes, in the order in which they are looked for; JSON without a marker else.
-_TOOL_MARKERS: Final = {"<tool_call>": "hermes", "[TOOL_CALLS]": "mistral", "<|python_tag|>": "llama3"}
+_TOOL_MARKERS: Final = {
+    "<function=": "qwen3_coder",
+    "<tool_call>": "hermes",
+    "[TOOL_CALLS]": "mistral",
+    "<|python_tag|>": "llama3",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +92,7 @@ class AnswerRules:
         family = self.shown_family
         if family is None:
             return PlainOutput()
-        return CallParser(family, use.names, is_parallel=use.is_parallel)
+        return CallParser(family, use.functions, is_parallel=use.is_parallel)
 
     def _is_open(self, prompt: str) -> bool:
         return self.thinking is not None and prompt.rstrip().endswith(self.thinking[0])

@@ -38,7 +38,7 @@ class LoadBody(_SourceBody, _LoadOptions):
     pin: bool | None = None
     idle_unload_s: float | None = Field(None, ge=0, le=2_592_000, allow_inf_nan=False)
     evict: bool | None = None
-    tool_parser: Literal["auto", "none", "hermes", "llama3", "mistral", "json"] | None = None
+    tool_parser: Literal["auto", "none", "hermes", "qwen3_coder", "llama3", "mistral", "json"] | None = None
     reasoning_parser: Literal["auto", "none", "think", "mistral"] | None = None
     wait: bool = False
 

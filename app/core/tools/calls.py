@@ -5,6 +5,7 @@ from typing import Final
 
 from app.core.tools.output import CallPiece, Parsed, held_length, new_call_id
 from app.core.tools.reader import CallReader, JsonCallReader, NamedCallReader
+from app.core.tools.tagged_reader import Functions, TaggedCallReader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,13 +13,14 @@ class Family:
     """How models of one family write calls.
 
     begin, end: markers around calls, None where there are none. is_bare: JSON as the very first text is a call too, if
-    it names a tool. has_named: the form `name[ARGS]{...}` besides JSON. inner: further markers, between name and
-    arguments. arguments_key: what the JSON calls them; both are understood.
+    it names a tool. is_tagged, has_named: the forms of TaggedCallReader and NamedCallReader besides JSON. inner: more
+    markers, between name and arguments. arguments_key: what the JSON calls them; both are understood.
     """
 
     begin: str | None = None
     end: str | None = None
     is_bare: bool = False
+    is_tagged: bool = False
     has_named: bool = False
     inner: tuple[str, ...] = ()
     arguments_key: str = "arguments"
@@ -30,6 +32,7 @@ class Family:
 
 FAMILIES: Final[dict[str, Family]] = {
     "hermes": Family(begin="<tool_call>", end="</tool_call>"),
+    "qwen3_coder": Family(begin="<tool_call>", end="</tool_call>", is_tagged=True),
     "llama3": Family(begin="<|python_tag|>", is_bare=True, arguments_key="parameters"),
     "mistral": Family(begin="[TOOL_CALLS]", has_named=True, inner=("[ARGS]", "[CALL_ID]")),
     "json": Family(is_bare=True),
@@ -49,14 +52,15 @@ def forced_family(family: Family | None, *, beside_json: bool) -> Family:
 class CallParser:
     """One choice's text, divided into content and calls. Whatever is no well-formed call is content.
 
-    White space next to a call belongs to neither. is_parallel False: calls behind the first are left out.
+    White space next to a call belongs to neither. functions: the parameters of each. is_parallel False: calls behind
+    the first are left out.
     """
 
     is_reasoning = False
 
-    def __init__(self, family: Family, names: frozenset[str], *, is_parallel: bool = True) -> None:
+    def __init__(self, family: Family, functions: Functions, *, is_parallel: bool = True) -> None:
         self._family = family
-        self._names = names
+        self._functions = functions
         self._is_parallel = is_parallel
         self._step = self._read_text
         self._buffer = ""
@@ -142,7 +146,10 @@ class CallParser:
             self._pending += char
             self._buffer = buffer[1:]
         elif char == "{":
-            self._reader = JsonCallReader(None if self._is_marked else self._names)
+            self._reader = JsonCallReader(None if self._is_marked else frozenset(self._functions))
+            self._step = self._read_call
+        elif family.is_tagged and char == "<":
+            self._reader = TaggedCallReader(self._functions)
             self._step = self._read_call
         elif family.has_named and not self._has_call and (char.isalnum() or char == "_"):
             self._reader = NamedCallReader()
@@ -196,6 +203,7 @@ class CallParser:
     def _end_call(self, reader: CallReader) -> None:
         self._reader = None
         if reader.has_begun:
+            self._buffer = reader.unread + self._buffer
             self._pending = ""
             self._has_call = True
             self._num_calls += 1

@@ -46,11 +46,12 @@ class Nesting:
 class CallReader:
     """What the readers have in common. raw: all text read while no call has begun.
 
-    has_begun: `name` is known, and `take` gives the arguments. is_over: the call is complete, or broken.
+    has_begun: `name` is known, and `take` gives the arguments. is_over: the call is complete, or broken. unread: of
+    what was read before it broke, the end that is none of the call's.
     """
 
     def __init__(self) -> None:
-        self.raw = ""
+        self.raw = self.unread = ""
         self.name = ""
         self.has_begun = self.is_over = False
         self._arguments: list[str] = []

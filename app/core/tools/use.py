@@ -60,9 +60,9 @@ class ToolUse:
         return self.choice in ("required", "named")
 
     @property
-    def names(self) -> frozenset[str]:
-        """Of the functions."""
-        return frozenset(tool.name for tool in self.tools)
+    def functions(self) -> dict[str, dict[str, Any] | None]:
+        """The parameters of each, by its name."""
+        return {tool.name: tool.parameters for tool in self.tools}
 
     def tool(self, name: str) -> Tool:
         """The function of this name, which must be one of them."""

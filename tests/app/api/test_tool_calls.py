@@ -31,7 +31,7 @@ Call = tuple[str, str]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def replay(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
-    names = ("hermes", "llama3", "mistral", "text_arguments", "plain")
+    names = ("hermes", "qwen3_coder", "llama3", "mistral", "text_arguments", "plain")
     templates = {name: (TEMPLATES / f"{name}.jinja").read_text("utf-8") for name in names}
     async with replaying(tmp_path_factory.mktemp("replay"), templates) as client:
         yield client
@@ -82,6 +82,14 @@ async def joined(http: httpx.AsyncClient, body: dict[str, Any]) -> tuple[dict[st
     [
         pytest.param("hermes", f"I look.\n\n{HERMES_CALL}", "I look.", [WEATHER], id="hermes"),
         pytest.param("hermes", f"{HERMES_CALL}\n{HERMES_CALL}", None, [WEATHER] * 2, id="hermes-two"),
+        pytest.param(
+            "qwen3_coder",
+            "Shall I? Yes.</think>\n\n<tool_call>\n<function=get_weather>\n<parameter=city>\nKöln 😀\n</parameter>\n"
+            "</function>\n</tool_call>",
+            None,
+            [WEATHER],
+            id="qwen3-coder",
+        ),
         pytest.param("llama3", LLAMA_CALL, None, [WEATHER], id="llama3"),
         pytest.param("llama3", f"<|python_tag|>{LLAMA_CALL}; {LLAMA_CALL}", None, [WEATHER] * 2, id="llama3-tag"),
         pytest.param(

@@ -9,7 +9,14 @@ from reading import Said, cut, read
 
 from app.core.tools.calls import FAMILIES, CallParser
 
-NAMES = frozenset({"get_weather", "add"})
+PROPERTIES = {
+    "city": {"type": "string"},
+    "days": {"type": ["integer", "null"]},
+    "at": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    "where": {"type": "object"},
+    "wet": {"type": "boolean"},
+}
+FUNCTIONS = {"get_weather": {"type": "object", "properties": PROPERTIES}, "add": None}
 NESTED = '{"city": "Köln } </tool_call> \\"x\\"", "days": [1, {"n": null}]}'
 
 # family, text, content, calls
@@ -28,6 +35,28 @@ CASES = [
     ("hermes", '<tool_call>{"name": "add"}</tool_call>', "", [("add", "{}")]),
     ("hermes", '<tool_call>{"name": "new", "x": [1], "arguments": {}}', "", [("new", "{}")]),
     ("hermes", '<tool_call>{"name": "add", "arguments": {"a": 1', "", [("add", '{"a": 1')]),
+    (
+        "qwen3_coder",
+        "Ok.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nKöln <1>\n\n</parameter>\n<parameter=days>\n3\n"
+        '</parameter>\n<parameter=at>\nnull\n</parameter>\n<parameter=where>\n{"a": [1]}\n</parameter>\n'
+        "<parameter=wet>True</parameter>\n<parameter=more>5</parameter>\n</function>\n</tool_call>",
+        "Ok.",
+        [
+            (
+                "get_weather",
+                '{"city": "Köln <1>\\n", "days": 3, "at": null, "where": {"a": [1]}, "wet": true, "more": "5"}',
+            )
+        ],
+    ),
+    ("qwen3_coder", "<tool_call><function=add></function></tool_call>", "", [("add", "{}")]),
+    (
+        "qwen3_coder",
+        "<tool_call><function=get_weather><parameter=days>many</parameter></tool_call>",
+        "",
+        [("get_weather", '{"days": "many"}')],
+    ),
+    ("qwen3_coder", "<tool_call><function=add><parameter=a>1</parameter><par", "", [("add", '{"a": "1"')]),
+    ("qwen3_coder", '<tool_call>{"name": "add", "arguments": {}}</tool_call>', "", [("add", "{}")]),
     ("llama3", '{"name": "add", "parameters": {"a": 1}}', "", [("add", '{"a": 1}')]),
     (
         "llama3",
@@ -69,6 +98,10 @@ CONTENT = [
     ("hermes", '<tool_call>{"name": "add", "argu'),
     ("hermes", "<tool_call></tool_call>"),
     ("hermes", '{"name": "add", "arguments": {}}'),
+    ("qwen3_coder", "<tool_call><function>add</function></tool_call>"),
+    ("qwen3_coder", "<tool_call><function=add><parameter=a>1</param"),
+    ("qwen3_coder", "<tool_call><b>"),
+    ("qwen3_coder", "<tool_call><function=" + "a" * 90),
     ("llama3", 'Sure: {"name": "add", "parameters": {}}'),
     ("llama3", '{"name": "Alice", "parameters": {}}'),
     ("llama3", '{"title": "a story", "name": "add"}'),
@@ -87,7 +120,7 @@ ALL = CASES + [(family, text, text, []) for family, text in CONTENT]
 
 
 def parser(family: str, *, is_parallel: bool = True) -> CallParser:
-    return CallParser(FAMILIES[family], NAMES, is_parallel=is_parallel)
+    return CallParser(FAMILIES[family], FUNCTIONS, is_parallel=is_parallel)
 
 
 @pytest.mark.parametrize(("family", "text", "content", "calls"), ALL)
@@ -103,6 +136,7 @@ def test_pieces_give_what_the_whole_gives(case: tuple[str, str, str, list[tuple[
 
 
 FRAGMENTS = [
+    *("<function=add>", "<parameter=a>", "</parameter>", "</function>"),
     *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "add", " ", "\n", "x", ";", "[", "]"),
     *("{", "}", '"', ":", ",", "\\", '{"name": "add", "arguments": {"a": "é"}}', '"name": "add"', '"arguments": {'),
 ]

@@ -51,7 +51,7 @@ def test_nonsense_does_not_depend_on_the_pieces(is_open: bool, text: str, places
 
 def test_only_the_answer_can_hold_calls() -> None:
     call = '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
-    rest = CallParser(FAMILIES["hermes"], frozenset({"add"}))
+    rest = CallParser(FAMILIES["hermes"], {"add": None})
     text = f"<think>shall I {call}?</think>\n\n{call}"
 
     assert read(ReasoningParser(MARKERS["think"], rest, is_open=False), *text) == Said(

@@ -58,6 +58,7 @@ def text_model(request: pytest.FixtureRequest, tmp_path: Path, byte_level: Token
     ("text_model", "abilities"),
     [
         ("hermes", TemplateAbilities(True, "dict")),
+        ("qwen3_coder", TemplateAbilities(True, "dict")),
         ("llama3", TemplateAbilities(True, "dict")),
         ("mistral", TemplateAbilities(True, "dict", has_short_ids=True)),
         ("text_arguments", TemplateAbilities(True, "text")),
@@ -91,6 +92,10 @@ async def test_template_that_gets_stuck_is_asked_again_another_time(
     ("text_model", "shown"),
     [
         ("hermes", '<tool_call>{"name": "get_weather", "arguments": {"city": "Köln", "days": 2}}</tool_call>'),
+        (
+            "qwen3_coder",
+            "<function=get_weather>\n<parameter=city>\nKöln\n</parameter>\n<parameter=days>\n2\n</parameter>",
+        ),
         ("llama3", '{"name": "get_weather", "parameters": {"city": "Köln", "days": 2}}'),
         ("mistral", '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Köln", "days": 2}, "id": "'),
         ("text_arguments", f"call get_weather {ARGUMENTS}\n"),
@@ -169,6 +174,7 @@ async def test_what_a_template_refuses_stays_refused(renderer: Renderer, text_mo
     ("text_model", "family", "thinking"),
     [
         ("hermes", "hermes", "think"),
+        ("qwen3_coder", "qwen3_coder", "think"),
         ("llama3", "llama3", None),
         ("mistral", "mistral", None),
         ("text_arguments", "json", "think"),

@@ -58,7 +58,7 @@ def test_required_calls_are_in_a_syntax_that_is_read_again(name: str) -> None:
     check(grammar)
 
     assert accepts(grammar, text)
-    assert read(CallParser(family, use.names), *text).calls == [("walk", '{"a": 1}')] * 2
+    assert read(CallParser(family, use.functions), *text).calls == [("walk", '{"a": 1}')] * 2
 
 
 @pytest.mark.parametrize("name", ["hermes", "json"])
@@ -119,7 +119,7 @@ def test_answer_of_a_schema_and_a_call_are_both_right(name: str) -> None:
     assert accepts(grammar, wrapped(family, WALK))
     assert not accepts(grammar, '{"b": 3}')
     assert not accepts(grammar, "text")
-    assert read(CallParser(family, use.names), '{"b": 2}').content == '{"b": 2}'
+    assert read(CallParser(family, use.functions), '{"b": 2}').content == '{"b": 2}'
     assert len(use.enforced_schemas(answer)) == 3
     assert ToolUse().grammar(family, answer) == answer
 
