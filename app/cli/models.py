@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from app.cli.options import JsonOption, client_of
+from app.cli.options import JsonOption, client_of, source_of
 from app.cli.terminal import console, in_bytes, in_digits, note, say, write_json
 
 ModelArgument = Annotated[
@@ -80,8 +80,9 @@ def load(
     A new model is registered as a base first. Its memory need is estimated before anything is read, or known from an
     earlier load; if it does not fit, idle variants are unloaded where that helps, else nothing is loaded.
     """
+    client = client_of(ctx)
     body = {
-        "model": model,
+        "model": source_of(client, model),
         "name": name,
         "revision": revision,
         "dtype": dtype,
@@ -96,7 +97,7 @@ def load(
         "wait": not no_wait,
     }
     with console(stderr=True).status(f"loading {model}"):
-        variant = client_of(ctx).post("/v1/load", body)
+        variant = client.post("/v1/load", body)
     say(describe(variant))
 
 

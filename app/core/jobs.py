@@ -39,6 +39,9 @@ Run = QuantizeRun | MeasureRun
 KEY_LIFETIME_S: Final = 24 * 3600
 # A tick becomes an event at most this often; the job itself always tells the newest.
 EVENT_INTERVAL_S: Final = 0.25
+# Compressed modules of one attempt that have an event each all the same. Mixtures of experts have more, and the events
+# of a job are counted.
+MODULE_EVENTS: Final = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,7 @@ class Jobs:
         self._run: Run | None = None
         self._progress: ProgressObject | None = None
         self._event_due_at_s = 0.0
+        self._num_modules = 0
         self._is_stopping = False
         self._worker: asyncio.Task[None] | None = None
         self._writes: set[asyncio.Task[None]] = set()
@@ -187,7 +191,7 @@ class Jobs:
         if isinstance(run, tuple):
             await self._fail(row.id, *run)
             return
-        self._progress, self._event_due_at_s = None, 0.0
+        self._progress, self._event_due_at_s, self._num_modules = None, 0.0, 0
         self._run = run
         failure: tuple[str, str] | None = None
         try:
@@ -209,7 +213,7 @@ class Jobs:
         if base is None:
             return "base_not_found", f"Base '{spec.base}' was deleted."
         tools = RunTools(
-            settings=self._settings, supervisor=self._supervisor, on_progress=lambda tick: self._tick(row.id, tick)
+            settings=self._settings, supervisor=self._supervisor, on_progress=lambda tick: self._tick(row, tick)
         )
         if isinstance(spec, QuantizeSpec):
             return QuantizeRun(row.id, spec, base, tools)
@@ -312,13 +316,16 @@ class Jobs:
         logger.info("job is %s", row.state, extra={"job_id": row.id, "variant": row.variant})
         return row
 
-    def _tick(self, job_id: str, tick: JobProgress) -> None:
-        is_new_phase = self._progress is None or self._progress.phase != tick.phase
-        self._progress = progress_object(tick)
+    def _tick(self, row: JobRow, tick: JobProgress) -> None:
+        is_news = self._progress is None or self._progress.phase != tick.phase or tick.done >= tick.total
+        if tick.error_after is not None:
+            self._num_modules += 1
+            is_news = is_news or self._num_modules <= MODULE_EVENTS
+        self._progress = progress_object(row.kind, tick)
         now_s = time.monotonic()
-        if is_new_phase or tick.done >= tick.total or now_s >= self._event_due_at_s:
+        if is_news or now_s >= self._event_due_at_s:
             self._event_due_at_s = now_s + EVENT_INTERVAL_S
-            task = asyncio.get_running_loop().create_task(self._store_tick(job_id, encode(self._progress)))
+            task = asyncio.get_running_loop().create_task(self._store_tick(row.id, encode(self._progress)))
             self._writes.add(task)
             task.add_done_callback(self._writes.discard)
 
