@@ -100,7 +100,7 @@ def _value(text: str, types: set[str]) -> str:
         # models also write Python's True, False and None
         for written in (text, {"True": "true", "False": "false", "None": "null"}.get(text, text)):
             try:
-                return json.dumps(json.loads(written), ensure_ascii=False)
+                return json.dumps(json.loads(written), ensure_ascii=False, allow_nan=False)
             except (ValueError, RecursionError):
                 continue
     return json.dumps(text, ensure_ascii=False)

@@ -55,6 +55,12 @@ CASES = [
         "",
         [("get_weather", '{"days": "many"}')],
     ),
+    (
+        "qwen3_coder",
+        "<tool_call><function=get_weather><parameter=days>NaN</parameter><parameter=where>1e999</parameter></function>",
+        "",
+        [("get_weather", '{"days": "NaN", "where": "1e999"}')],
+    ),
     ("qwen3_coder", "<tool_call><function=add><parameter=a>1</parameter><par", "", [("add", '{"a": "1"')]),
     ("qwen3_coder", '<tool_call>{"name": "add", "arguments": {}}</tool_call>', "", [("add", "{}")]),
     ("llama3", '{"name": "add", "parameters": {"a": 1}}', "", [("add", '{"a": 1}')]),
