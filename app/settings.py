@@ -70,6 +70,11 @@ class Settings(BaseSettings):
     job_memory_bytes: int | None = Field(
         None, ge=2**29, le=2**50, description="Memory that a compression may take; none sets no limit."
     )
+    auto_measure: str = Field(
+        "off",
+        pattern="^(off|quality|speed|all)$",
+        description="Measured of each new variant: off, quality, speed, all.",
+    )
     max_body_bytes: int = Field(4 * 2**20, ge=1024, le=2**30, description="Largest request body.")
     max_num_seqs: int = Field(64, ge=1, le=4096, description="Sequences that run at once, per variant.")
     max_queue: int = Field(256, ge=1, le=100_000, description="Requests admitted at once, per variant.")

@@ -12,12 +12,13 @@ from app import embedded
 from app.core import fit, names
 from app.core.bases import Bases
 from app.core.entries import ECHO, Entry, cast_row, echo_entry, entry_of
-from app.core.job_documents import MEASURE
+from app.core.job_documents import MEASURE, SPEED
 from app.core.load_request import LoadRequest
 from app.core.registration import Registrations
 from app.core.serving import ServingLife, quarantined
-from app.core.variants import IDLE, Quality, Served, Variant, VariantState, with_measurement
+from app.core.variants import IDLE, Quality, Served, Speed, Variant, VariantState, with_measurement
 from app.errors import Conflict, ModelNotFound, Unavailable
+from app.schemas.reports import Environment, MeasurementObject, SpeedReport
 from app.settings import Settings
 from app.store import measurements
 from app.store import variants as variant_rows
@@ -55,6 +56,13 @@ class Catalog:
         measured = await self._store.run(measurements.select_kind, MEASURE)
         for row in rows:
             self._add(row, _quality(qualities.get(row.id), measured.get(row.id)))
+        for found in await self._store.run(measurements.select_all):
+            if found.kind == SPEED:
+                self._entries[found.variant].speeds[found.device] = Speed(
+                    report=msgspec.convert(found.values, SpeedReport),
+                    environment=msgspec.convert(found.environment, Environment),
+                    created=found.created,
+                )
         for base in self.bases.list():
             await self.cast(base, fit.auto_dtype(base.info.dtype, self._settings.device))
 
@@ -172,10 +180,14 @@ class Catalog:
         self._entries.pop(row.id, None)
         self._add(row, quality)
 
-    def measured(self, variant_id: str, result: MeasureResult) -> None:
+    def measured(self, variant_id: str, result: MeasurementObject) -> None:
         """A job has stored this measurement: show it with the variant."""
-        entry = self._entries[variant_id]
-        entry.quality = with_measurement(entry.quality, result)
+        entry, environment = self._entries[variant_id], result.environment
+        if result.quality is not None:
+            entry.quality = with_measurement(entry.quality, result.quality)
+        if result.speed is not None:
+            speed = Speed(report=result.speed, environment=environment, created=time.time())
+            entry.speeds = {**entry.speeds, environment.device: speed}
 
     def entry(self, model: str) -> Entry:
         """The entry that a name means. Raises ModelNotFound."""

@@ -1,14 +1,14 @@
 """One variant in memory: its row, its serving life, its quality; and the snapshot that others see of it."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from app.core import fit
 from app.core.bases import Bases
 from app.core.serving import ServingLife
-from app.core.variants import Quality, Variant
+from app.core.variants import Quality, Speed, Variant
 from app.store.bases import BaseRow
 from app.store.variants import VariantRow
 from app.supervisor.supervisor import Supervisor
@@ -20,7 +20,10 @@ ECHO_MAX_MODEL_LEN: Final = 4096
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """folder: with config.json and weights. text_folder: with tokenizer.json. echo, and no base: a stand-in."""
+    """folder: with config.json and weights. text_folder: with tokenizer.json. echo, and no base: a stand-in.
+
+    speeds: by device, as measured.
+    """
 
     row: VariantRow
     life: ServingLife
@@ -29,6 +32,7 @@ class Entry:
     text_folder: Path
     quality: Quality | None = None
     echo: EchoSpec | None = None
+    speeds: dict[str, Speed] = field(default_factory=dict)
 
     @property
     def is_cast(self) -> bool:
@@ -65,6 +69,8 @@ class Entry:
             waiting=stats.num_waiting if stats is not None else 0,
             process_bytes=_process_bytes(life),
             quality=self.quality,
+            stored_bytes=row.weight_bytes,
+            speeds=self.speeds,
         )
 
 

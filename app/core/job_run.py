@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from app.core.neighbours import Neighbours
 from app.settings import Settings
 from app.store.bases import BaseRow
 from app.supervisor.job import JobProcess
@@ -22,6 +23,7 @@ class RunTools:
 
     settings: Settings
     supervisor: Supervisor
+    neighbours: Neighbours
     on_progress: Callable[[JobProgress], None]
 
 

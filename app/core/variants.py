@@ -1,10 +1,12 @@
 """What a variant is: its states, the legal moves between them, and the record that the rest of the product sees."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
 
+from app.schemas.reports import Environment, SpeedReport
 from app.supervisor.worker import Worker
 from workers.protocol.messages import MeasureResult, ModelInfo
 
@@ -64,6 +66,15 @@ class Quality:
     measured: MeasureResult | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """The newest measurement of speed on one device. created: Unix seconds."""
+
+    report: SpeedReport
+    environment: Environment
+    created: float
+
+
 def with_measurement(quality: Quality | None, result: MeasureResult) -> Quality:
     """The quality after a measurement; what was verified before stays."""
     if quality is None:
@@ -78,7 +89,8 @@ class Variant:
     id: `<base>/<name>`. method: how it was made (`int8`), or the dtype of a cast. folder: tokenizer.json, chat
     template and config.json. info: what the running worker reported, None while nothing is loaded. estimated_bytes:
     what a load is expected to take; bytes_on_disk: its files, 0 for a cast, which has none of its own. running,
-    waiting: sequences right now. process_bytes: what the worker holds now.
+    waiting: sequences right now. process_bytes: what the worker holds now. stored_bytes: its tensors, as
+    they are stored or would be. speeds: by device, as measured.
     """
 
     id: str
@@ -102,6 +114,8 @@ class Variant:
     waiting: int = 0
     process_bytes: int | None = None
     quality: Quality | None = None
+    stored_bytes: int = 0
+    speeds: Mapping[str, Speed] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

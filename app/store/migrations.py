@@ -67,6 +67,28 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ) STRICT, WITHOUT ROWID;
     """,
     "ALTER TABLE variants ADD COLUMN quarantine_reason TEXT;",
+    """
+    CREATE TABLE measurements_by_device (
+        variant TEXT NOT NULL REFERENCES variants(id) ON DELETE CASCADE,
+        kind TEXT NOT NULL,
+        device TEXT NOT NULL,
+        environment_json TEXT NOT NULL,
+        values_json TEXT NOT NULL,
+        created REAL NOT NULL,
+        PRIMARY KEY (variant, kind, device)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO measurements_by_device
+        SELECT variant, kind, COALESCE(json_extract(values_json, '$.device'), ''), '{}', values_json, created
+        FROM measurements;
+    DROP TABLE measurements;
+    ALTER TABLE measurements_by_device RENAME TO measurements;
+
+    CREATE TABLE choices (
+        base TEXT PRIMARY KEY REFERENCES bases(name) ON DELETE CASCADE,
+        constraints_json TEXT NOT NULL,
+        created REAL NOT NULL
+    ) STRICT;
+    """,
 )
 
 
