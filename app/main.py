@@ -9,6 +9,7 @@ from app import __version__
 from app.api import (
     bases,
     chat,
+    compare,
     completions,
     export,
     generate,
@@ -36,7 +37,7 @@ from app.settings import Settings
 ROUTERS = (
     *(chat.router, completions.router, generate.router, models.router, tokenize.router),
     *(load.router, quantize.router, jobs.router, reports.router, variants.router, export.router, bases.router),
-    *(operations.router, metrics.router),
+    *(operations.router, metrics.router, compare.router),
 )
 
 

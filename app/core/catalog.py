@@ -11,6 +11,8 @@ import msgspec
 from app import embedded
 from app.core import fit, names
 from app.core.bases import Bases
+from app.core.choices import SUFFIX, Choices, choose, none_qualifies, qualified
+from app.core.comparison import Comparison
 from app.core.entries import ECHO, Entry, cast_row, echo_entry, entry_of
 from app.core.job_documents import MEASURE, SPEED
 from app.core.load_request import LoadRequest
@@ -36,12 +38,14 @@ logger = logging.getLogger(__name__)
 class Catalog:
     """Every variant by its id, in memory; what must survive a restart is written to the store first.
 
-    `bases` and `registrations` are the two other tables of names; loading.Loader fills all three.
+    `bases` and `registrations` are the two other tables of names; loading.Loader fills all three. `choices` says what
+    `<base>/auto` means.
     """
 
     def __init__(self, settings: Settings, store: Store, supervisor: Supervisor) -> None:
         self.bases = Bases(settings, store, supervisor)
         self.registrations = Registrations(self.bases)
+        self.choices = Choices(store)
         self._settings = settings
         self._store = store
         self._supervisor = supervisor
@@ -51,6 +55,7 @@ class Catalog:
     async def start(self) -> None:
         """Read what is stored and register the embedded base. Raises ApiError if that one is not usable."""
         await self.bases.start()
+        await self.choices.start()
         rows = await self._store.run(variant_rows.select_all)
         qualities = await self._store.run(measurements.select_kind, "verification")
         measured = await self._store.run(measurements.select_kind, MEASURE)
@@ -190,11 +195,26 @@ class Catalog:
             entry.speeds = {**entry.speeds, environment.device: speed}
 
     def entry(self, model: str) -> Entry:
-        """The entry that a name means. Raises ModelNotFound."""
-        found = self._entries.get(model) or self.of_base(model.removesuffix("/auto"))
+        """The entry that a name means. Raises ModelNotFound, and Conflict for an `auto` that means none."""
+        base = self.bases.get(model.removesuffix(SUFFIX)) if model.endswith(SUFFIX) else None
+        if base is not None:
+            return self.chosen(base)
+        found = self._entries.get(model) or self.of_base(model)
         if found is None:
             raise names.not_found(model, [*self._entries, *(base.name for base in self.bases.list())])
         return found
+
+    def chosen(self, base: BaseRow) -> Entry:
+        """What `<base>/auto` means now. Raises Conflict if no variant satisfies its constraints."""
+        found = choose(qualified(self.comparison(base), self.choices.of(base.name)))
+        if found is None:
+            raise none_qualifies(base.name)
+        return self._entries[found.id]
+
+    def comparison(self, base: BaseRow, device: str | None = None) -> Comparison:
+        """The variants of a base side by side. device: of the speeds; None is that of the newest measurement."""
+        variants = [entry.snapshot() for entry in self._entries.values() if entry.row.base == base.name]
+        return Comparison(base, variants, self._settings.device, device)
 
     def find(self, variant_id: str) -> Entry | None:
         """The entry of exactly this id."""
