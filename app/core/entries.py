@@ -69,7 +69,7 @@ class Entry:
             waiting=stats.num_waiting if stats is not None else 0,
             process_bytes=_process_bytes(life),
             quality=self.quality,
-            stored_bytes=row.weight_bytes,
+            weight_bytes=row.weight_bytes,
             speeds=self.speeds,
         )
 

@@ -89,7 +89,7 @@ class Variant:
     id: `<base>/<name>`. method: how it was made (`int8`), or the dtype of a cast. folder: tokenizer.json, chat
     template and config.json. info: what the running worker reported, None while nothing is loaded. estimated_bytes:
     what a load is expected to take; bytes_on_disk: its files, 0 for a cast, which has none of its own. running,
-    waiting: sequences right now. process_bytes: what the worker holds now. stored_bytes: its tensors, as
+    waiting: sequences right now. process_bytes: what the worker holds now. weight_bytes: its tensors, as
     they are stored or would be. speeds: by device, as measured.
     """
 
@@ -114,7 +114,7 @@ class Variant:
     waiting: int = 0
     process_bytes: int | None = None
     quality: Quality | None = None
-    stored_bytes: int = 0
+    weight_bytes: int = 0
     speeds: Mapping[str, Speed] = field(default_factory=dict)
 
 
