@@ -174,6 +174,10 @@ class DoesNotFit(ApiError):
         super().__init__(message, headers={"x-should-retry": "false"})
 
 
+class NoRoomNow(DoesNotFit):
+    """507: as DoesNotFit, but it would fit if variants that are busy now were idle."""
+
+
 class DiskFull(ApiError):
     """507: not enough disk for what was asked."""
 

@@ -29,9 +29,9 @@ from app.api.openapi import describe_bodies
 from app.core.generation import Generation
 from app.core.renderer import Renderer
 from app.core.server import Server
+from app.core.structured import GrammarChecker
 from app.core.text import TextModels
 from app.metrics.live import LiveMetrics
-from app.metrics.serving import ServingMetrics
 from app.settings import Settings
 
 ROUTERS = (
@@ -64,11 +64,12 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     state = app.state
-    state.metrics = ServingMetrics()
     state.server = Server(settings)
+    state.metrics = state.server.metrics
     state.texts = TextModels()
     state.renderer = Renderer()
-    state.generation = Generation(state.server, state.texts, state.renderer, state.metrics)
+    state.grammars = GrammarChecker()
+    state.generation = Generation(state.server, state.texts, state.renderer, state.grammars, state.metrics)
     live = LiveMetrics(state.server.catalog.list, state.server.jobs.running)
     state.metrics.add_collector(live)
     state.server.supervisor.observe_steps(live.observe_step)
@@ -79,3 +80,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await state.server.stop()
         await state.renderer.stop()
+        await state.grammars.stop()

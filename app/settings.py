@@ -75,6 +75,14 @@ class Settings(BaseSettings):
         pattern="^(off|quality|speed|all)$",
         description="Measured of each new variant: off, quality, speed, all.",
     )
+    memory_bytes: int | None = Field(
+        None, ge=2**26, le=2**50, description="Memory that workers may hold in all, per device; none: what is free."
+    )
+    autoload: bool = Field(True, description="Load a registered variant that is not loaded when a request names it.")
+    autoload_wait_s: float = Field(60, ge=0, le=3600, description="Longest wait of a request for a load.")
+    idle_unload_s: float = Field(
+        0, ge=0, le=2_592_000, description="Time without requests after which a variant is unloaded; 0 is never."
+    )
     max_body_bytes: int = Field(4 * 2**20, ge=1024, le=2**30, description="Largest request body.")
     max_num_seqs: int = Field(64, ge=1, le=4096, description="Sequences that run at once, per variant.")
     max_queue: int = Field(256, ge=1, le=100_000, description="Requests admitted at once, per variant.")

@@ -147,7 +147,7 @@ def compress(client: httpx.Client, base: Path, arguments: argparse.Namespace) ->
         progress = job["progress"]
         if progress is not None and progress["phase"] == "compressing":
             largest = max(largest, progress["rss_bytes"])
-            print(f"{progress['done']}/{progress['total']} {progress['unit']}", file=sys.stderr)
+            print(f"{progress['done']}/{progress['total']} {progress['module']}", file=sys.stderr)
         if job["finished"] is not None:
             return job, largest, time.monotonic() - start_s
         time.sleep(1)

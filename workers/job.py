@@ -12,6 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import msgspec
+import psutil
+
 from workers.checkpoint.save import disk_full
 from workers.process import prepare
 from workers.protocol.errors import WorkerError, WorkerErrorCode
@@ -39,12 +42,16 @@ class JobLink:
         self._phase = ""
 
     def report(self, progress: JobProgress) -> None:
-        """Send progress; what follows within a tenth of a second in the same phase is left out, unless it is news."""
+        """Send progress and the memory that the process holds.
+
+        What follows within a tenth of a second in the same phase is left out, unless it is news.
+        """
         now_s = time.monotonic()
-        is_news = progress.error is not None or progress.phase != self._phase or progress.done >= progress.total
+        is_news = progress.error_after is not None or progress.phase != self._phase or progress.done >= progress.total
         if is_news or now_s - self._sent_at_s >= _MIN_INTERVAL_S:
             self._sent_at_s, self._phase = now_s, progress.phase
-            self._channel.send(progress)
+            rss_bytes = psutil.Process().memory_info().rss
+            self._channel.send(msgspec.structs.replace(progress, rss_bytes=rss_bytes))
 
     def poll(self) -> None:
         """Raise if the job should end: WorkerError (cancelled) on any message, FrontEndGoneError at the end of file."""

@@ -64,7 +64,7 @@ def open_model(
         kv_cache_bytes=default_kv_cache_bytes(device) if spec.kv_cache_bytes is None else spec.kv_cache_bytes,
         verdict_dir=spec.verdict_dir,
     )
-    engine = Engine(choice.runner, limits, faults)
+    engine = Engine(choice.runner, limits, faults, tokenizer_path=spec.tokenizer_path)
     geometry = choice.runner.geometry
     info = ModelInfo(
         architecture=architecture(config),

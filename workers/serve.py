@@ -175,7 +175,7 @@ def _open_echo(spec: ServeSpec, echo: EchoSpec, faults: Faults) -> tuple[Engine,
         max_num_seqs=spec.max_num_seqs,
         max_num_batched_tokens=spec.max_num_batched_tokens,
     )
-    engine = Engine(EchoRunner(echo, num_pages=num_pages), limits, faults)
+    engine = Engine(EchoRunner(echo, num_pages=num_pages), limits, faults, tokenizer_path=spec.tokenizer_path)
     info = ModelInfo(
         architecture="Echo",
         device=str(device),

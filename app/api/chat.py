@@ -38,11 +38,14 @@ async def chat_completions(request: Request, body: Annotated[ChatRequest, Depend
 def to_request(body: ChatRequest) -> GenerationRequest:
     """The body in the core's words. Without max_tokens the answer may take the rest of the context."""
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    constraint = body.constraint()
     return GenerationRequest(
         model=body.model,
         prompts=[to_conversation(body)],
         params=body.sampling_params(
-            logprobs=(body.top_logprobs or 0) if body.logprobs else None, prompt_logprobs=body.prompt_logprobs
+            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+            prompt_logprobs=body.prompt_logprobs,
+            grammar=None if constraint is None else constraint.grammar,
         ),
         n=body.n or 1,
         seed=body.seed,
@@ -51,6 +54,7 @@ def to_request(body: ChatRequest) -> GenerationRequest:
         includes_stop=bool(body.include_stop_str_in_output),
         skips_special_tokens=body.skip_special_tokens is not False,
         prompt_param="messages",
+        grammar_param="" if constraint is None else constraint.param,
         max_tokens_param="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
     )
 

@@ -39,12 +39,14 @@ async def completions(
 def to_request(body: CompletionRequest) -> GenerationRequest:
     """The body in the core's words. Echoed prompts are scored as well when logprobs are asked for."""
     echoed = body.logprobs if body.echo else None
+    constraint = body.constraint()
     return GenerationRequest(
         model=body.model,
         prompts=list(body.prompts()),
         params=body.sampling_params(
             logprobs=body.logprobs,
             prompt_logprobs=max((top for top in (echoed, body.prompt_logprobs) if top is not None), default=None),
+            grammar=None if constraint is None else constraint.grammar,
         ),
         n=body.n or 1,
         seed=body.seed,
@@ -54,6 +56,7 @@ def to_request(body: CompletionRequest) -> GenerationRequest:
         includes_stop=bool(body.include_stop_str_in_output),
         skips_special_tokens=body.skip_special_tokens is not False,
         adds_special_tokens=body.add_special_tokens is not False,
+        grammar_param="" if constraint is None else constraint.param,
     )
 
 

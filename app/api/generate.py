@@ -34,16 +34,22 @@ async def generate(request: Request, body: Annotated[GenerateRequest, Depends(js
 
 def to_request(body: GenerateRequest) -> GenerationRequest:
     """The body in the core's words."""
+    constraint = body.constraint()
     return GenerationRequest(
         model=body.model,
         prompts=[body.prompt if body.prompt is not None else list(body.prompt_ids or ())],
-        params=body.sampling_params(logprobs=body.logprobs, prompt_logprobs=body.prompt_logprobs),
+        params=body.sampling_params(
+            logprobs=body.logprobs,
+            prompt_logprobs=body.prompt_logprobs,
+            grammar=None if constraint is None else constraint.grammar,
+        ),
         seed=body.seed,
         max_tokens=body.max_tokens,
         stops=body.stop_strings(),
         includes_stop=bool(body.include_stop_str_in_output),
         skips_special_tokens=body.skip_special_tokens is not False,
         adds_special_tokens=body.add_special_tokens,
+        grammar_param="" if constraint is None else constraint.param,
         prompt_param="prompt" if body.prompt is not None else "prompt_ids",
     )
 

@@ -59,6 +59,8 @@ def variant_object(variant: Variant) -> VariantObject:
         weight_bytes=info.weight_bytes if info is not None else None,
         kv_cache_bytes=info.kv_cache_bytes if info is not None else None,
         process_bytes=variant.process_bytes,
+        measured_bytes=variant.measured_bytes,
+        pinned=variant.is_pinned,
         load_s=info.load_s if info is not None else None,
         restarts=variant.restarts,
         running=variant.running,

@@ -29,7 +29,7 @@ def serve_until_stopped(settings: Settings, models: Sequence[str]) -> None:
         return server
 
     def begin_drain() -> None:
-        server_of_app().is_draining = True
+        server_of_app().begin_drain()
 
     http = DrainingServer(
         configure(app, drain_timeout_s=settings.drain_timeout_s),

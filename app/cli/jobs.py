@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
@@ -137,17 +138,27 @@ class _LineView:
         tenth = 10 * progress["done"] // total if total else 0
         if (progress["phase"], tenth) != self._last:
             self._last = (progress["phase"], tenth)
-            note(f"{self._variant}: {progress['phase']} {progress['done']} of {total} {_detail(progress)}")
+            note(f"{self._variant}: {progress['phase']} {progress['done']} of {total} {_detail(progress)}".rstrip())
 
 
 def step(progress: Mapping[str, Any]) -> str:
-    """What is being worked on: phase, module and its error."""
+    """Phase, layer, module, its error before and after, and the time that the phase has left."""
     return f"{progress['phase']} {_detail(progress)}".rstrip()
 
 
 def _detail(progress: Mapping[str, Any]) -> str:
-    error = progress.get("error")
-    return (progress.get("unit") or "") + ("" if error is None else f" (error {error:.2e})")
+    # Events that an earlier version has stored lack some of this.
+    parts = []
+    if progress.get("layer") is not None:
+        parts.append(f"layer {progress['layer'] + 1} of {progress['num_layers']}")
+    if progress.get("module") is not None:
+        parts.append(progress["module"])
+    if progress.get("error_after") is not None:
+        before = "" if progress["error_before"] is None else f"{progress['error_before']:.2e} to "
+        parts.append(f"error {before}{progress['error_after']:.2e}")
+    if progress.get("eta_s") is not None:
+        parts.append(f"{timedelta(seconds=round(progress['eta_s']))} left")
+    return ", ".join(parts)
 
 
 def _progress_view(job: Mapping[str, Any]) -> _BarView | _LineView:

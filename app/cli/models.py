@@ -6,11 +6,25 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from app.cli.options import JsonOption, client_of
+from app.cli.options import JsonOption, client_of, source_of
 from app.cli.terminal import console, in_bytes, in_digits, note, say, write_json
 
 ModelArgument = Annotated[
     str, typer.Argument(help="A variant (name/int8), a base name, a local model folder, or an id on the hub.")
+]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="Number type of what is not compressed: auto, fp32, bf16, fp16.")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", show_default="the server's --device")
+]
+MaxModelLenOption = Annotated[
+    int | None,
+    typer.Option("--max-model-len", min=1, help="Longest sequence, in tokens.", show_default="the model's own"),
+]
+KvCacheOption = Annotated[
+    int | None,
+    typer.Option("--kv-cache-bytes", min=1, help="Memory for keys and values.", show_default="a share of what is free"),
 ]
 
 
@@ -27,31 +41,50 @@ def load(
     model: ModelArgument,
     name: Annotated[str | None, typer.Option(help="Name of a new base.", show_default="from the model")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.", show_default="main")] = None,
-    dtype: Annotated[str, typer.Option(help="Number type of what is not compressed: auto, fp32, bf16, fp16.")] = "auto",
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default="the server's --device")
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+    max_model_len: MaxModelLenOption = None,
+    kv_cache_bytes: KvCacheOption = None,
+    pin: Annotated[
+        bool | None, typer.Option("--pin/--no-pin", help="Keep it until it is unloaded by name.", show_default="no pin")
     ] = None,
-    max_model_len: Annotated[
-        int | None, typer.Option(min=1, help="Longest sequence, in tokens.", show_default="the model's own")
+    idle_unload_s: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Unload it after this time without requests; 0 is never.", show_default="the server's"
+        ),
+    ] = None,
+    evict: Annotated[
+        bool | None,
+        typer.Option(
+            "--evict/--no-evict",
+            help="Unload idle variants if it does not fit else.",
+            show_default="yes if the server autoloads",
+        ),
     ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return at once; `slimserve ps` shows the state.")] = False,
 ) -> None:
     """Load a model into a worker process of its own.
 
-    A new model is registered as a base first. Its memory need is estimated before anything is read; if it does not
-    fit, nothing is loaded.
+    A new model is registered as a base first. Its memory need is estimated before anything is read, or known from an
+    earlier load; if it does not fit, idle variants are unloaded where that helps, else nothing is loaded.
     """
+    client = client_of(ctx)
     body = {
-        "model": model,
+        "model": source_of(client, model),
         "name": name,
         "revision": revision,
         "dtype": dtype,
         "device": device,
         "max_model_len": max_model_len,
+        "kv_cache_bytes": kv_cache_bytes,
+        "pin": pin,
+        "idle_unload_s": idle_unload_s,
+        "evict": evict,
         "wait": not no_wait,
     }
     with console(stderr=True).status(f"loading {model}"):
-        variant = client_of(ctx).post("/v1/load", body)
+        variant = client.post("/v1/load", body)
     say(describe(variant))
 
 

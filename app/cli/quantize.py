@@ -8,7 +8,7 @@ import typer
 
 from app.cli.client import Client
 from app.cli.jobs import describe, follow
-from app.cli.options import client_of
+from app.cli.options import client_of, source_of
 from app.cli.terminal import CommandFailed, console, in_bytes, note, say
 
 _INTERRUPTED = 130
@@ -110,7 +110,7 @@ def _base_of(client: Client, model: str) -> str:
     known = {base["id"] for base in client.get("/v1/bases")["data"]}
     if model.partition("/")[0] in known:
         return model
-    source = str(Path(model).resolve()) if model.startswith((".", "/", "~")) or Path(model).is_dir() else model
+    source = source_of(client, model)
     if "/" not in source:
         return model
     with console(stderr=True).status(f"registering {model}"):

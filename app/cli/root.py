@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from app.cli import bench, chat, compare, demo, doctor, export, jobs, measure_command, models, quantize, serve
+from app.cli import bench, chat, compare, demo, doctor, export, jobs, measure_command, models, plan, quantize, serve
 from app.cli.client import Client
 from app.cli.options import DEFAULT_URL
 from app.cli.terminal import CommandFailed, note
@@ -92,5 +92,5 @@ def connect(
     ctx.call_on_close(client.close)
 
 
-for group in (serve, models, quantize, measure_command, export, jobs, chat, bench, compare, demo, doctor):
+for group in (serve, models, plan, quantize, measure_command, export, jobs, chat, bench, compare, demo, doctor):
     group.register(app)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
@@ -16,13 +17,14 @@ from app.core.comparison import Comparison
 from app.core.entries import ECHO, Entry, cast_row, echo_entry, entry_of
 from app.core.job_documents import MEASURE, SPEED
 from app.core.load_request import LoadRequest
+from app.core.pulse import Pulse
 from app.core.registration import Registrations
 from app.core.serving import ServingLife, quarantined
 from app.core.variants import IDLE, Quality, Served, Speed, Variant, VariantState, with_measurement
-from app.errors import Conflict, ModelNotFound, Unavailable
+from app.errors import Conflict, InvalidRequest, ModelNotFound, Unavailable
 from app.schemas.reports import Environment, MeasurementObject, SpeedReport
 from app.settings import Settings
-from app.store import measurements
+from app.store import measurements, memory
 from app.store import variants as variant_rows
 from app.store.bases import BaseRow
 from app.store.database import Store
@@ -39,13 +41,15 @@ class Catalog:
     """Every variant by its id, in memory; what must survive a restart is written to the store first.
 
     `bases` and `registrations` are the two other tables of names; loading.Loader fills all three. `choices` says what
-    `<base>/auto` means.
+    `<base>/auto` means. `pulse` beats when a variant changes its state, is not used any more, or is to stay for another
+    time.
     """
 
     def __init__(self, settings: Settings, store: Store, supervisor: Supervisor) -> None:
         self.bases = Bases(settings, store, supervisor)
         self.registrations = Registrations(self.bases)
         self.choices = Choices(store)
+        self.pulse = Pulse()
         self._settings = settings
         self._store = store
         self._supervisor = supervisor
@@ -68,6 +72,8 @@ class Catalog:
                     environment=msgspec.convert(found.environment, Environment),
                     created=found.created,
                 )
+        for footprint in await self._store.run(memory.select_all):
+            self._entries[footprint.variant].measured[footprint.device] = footprint
         for base in self.bases.list():
             await self.cast(base, fit.auto_dtype(base.info.dtype, self._settings.device))
 
@@ -101,16 +107,12 @@ class Catalog:
 
     def model(self, model: str) -> Variant:
         """As resolve, of `models`. Raises ModelNotFound."""
-        self._refuse_unregistered(model)
+        self._refuse_failed(model)
         return self.resolve(model)
 
     def acquire(self, model: str) -> Served:
         """A variant that takes requests now. Raises ApiError: unknown, not loaded, loading, failed."""
-        self._refuse_unregistered(model)
-        if self.registrations.find(model) is not None:
-            raise Unavailable(
-                f"'{model}' is being downloaded; GET /v1/variants/{model} tells how far.", retry_after_s=30
-            )
+        self.refuse_unregistered(model)
         entry = self.entry(model)
         return Served(worker=entry.life.require_ready(), variant=entry.snapshot())
 
@@ -126,12 +128,21 @@ class Catalog:
             entry.snapshot() for entry in self._entries.values() if entry.life.is_required and not entry.life.is_serving
         ]
 
-    def begin_load(self, entry: Entry, request: LoadRequest) -> None:
-        """Start a worker unless the variant already has one that fits. No await between the checks and the start.
+    def needs_worker(self, entry: Entry, request: LoadRequest) -> bool:
+        """False if the variant has a worker that is what the request asks for.
 
-        Raises ApiError: loaded with other options, being unloaded, changed on disk, no memory.
+        Raises ApiError if it cannot get one: deleted, of another dtype, loaded with other options, being unloaded,
+        changed on disk.
         """
         life, name = entry.life, entry.row.id
+        if self._entries.get(name) is not entry or entry.is_leaving:
+            raise names.not_found(name, self._entries.keys() - {name})
+        if request.dtype not in ("auto", entry.row.method) and entry.is_cast:
+            raise InvalidRequest(
+                f"Variant '{name}' is {entry.row.method}; name its base, '{entry.row.base}', "
+                f"to load it as {request.dtype}.",
+                param="dtype",
+            )
         if life.state is VariantState.UNLOADING:
             raise Unavailable(f"Variant '{name}' is being unloaded.", retry_after_s=5, code="model_unloading")
         if life.state is VariantState.QUARANTINED:
@@ -139,17 +150,30 @@ class Catalog:
         if life.state not in IDLE:
             if life.spec is not None and not request.agrees_with(life.spec):
                 raise Conflict(f"Variant '{name}' is loaded with other options; unload it first.", code="variant_busy")
-            return
+            return False
         if entry.base is not None and entry.is_cast:
             self.bases.check_unchanged(entry.base)
-        if not fit.is_cuda(request.device or self._settings.device):
-            fit.check_fit(name, entry.estimated_bytes(request.kv_cache_bytes), self._promised_bytes())
+        return True
+
+    def begin_load(self, entry: Entry, request: LoadRequest) -> bool:
+        """Start a worker if the variant needs one; True if it did. No await between the checks and the start.
+
+        Whether it fits is not looked at: Residency does. Raises ApiError as needs_worker does.
+        """
+        if not self.needs_worker(entry, request):
+            entry.adjust(request)
+            self.pulse.beat()
+            return False
+        name = entry.row.id
+        entry.options = replace(request, model=name, name=None, revision=None, is_trusted=False)
         dtype = cast(DtypeName, entry.row.method) if entry.is_cast else request.dtype
-        life.load(request.spec(name, str(entry.folder), dtype, self._settings, entry.echo))
+        entry.life.load(entry.serve_spec(request, dtype, self._settings))
+        return True
 
     async def unload(self, model: str, *, wait: bool, force: bool) -> Variant:
         """End a variant's worker; with force without letting its requests end. Raises ModelNotFound."""
         entry = self.entry(model)
+        entry.options = None
         unloading = asyncio.ensure_future(entry.life.unload(0 if force else self._settings.drain_timeout_s))
         if wait:
             await unloading
@@ -172,9 +196,14 @@ class Catalog:
             raise Conflict(f"'{variant_id}' belongs to the server and stays.", code="variant_protected")
         if entry.life.state not in IDLE and not force:
             raise Conflict(f"Variant '{variant_id}' is loaded; unload it, or say ?force=true.", code="variant_busy")
-        await entry.life.unload(0)
-        await self._store.run(variant_rows.delete, variant_id)
-        del self._entries[variant_id]
+        entry.is_leaving = True  # from here on nobody can load it
+        try:
+            await entry.life.unload(0)
+            await self._store.run(variant_rows.delete, variant_id)
+            del self._entries[variant_id]
+        finally:
+            entry.is_leaving = False
+        self.pulse.beat()
         if entry.row.dir is not None:
             await asyncio.to_thread(discard, entry.folder, self._store.data_dir)
         logger.info("variant deleted", extra={"variant": variant_id})
@@ -251,16 +280,28 @@ class Catalog:
         assert base is not None, "registered at the start"
         settings = self._settings
         spec = EchoSpec(vocab_size=base.info.vocab_size, ttft_s=settings.echo_ttft_s, itl_s=settings.echo_itl_s)
-        entry = echo_entry(name, self._supervisor, self.bases.text_folder(base), spec)
+        entry = echo_entry(name, self._supervisor, self.pulse, self.bases.text_folder(base), spec)
         return self._entries.setdefault(entry.row.id, entry)
 
-    def loaded_cast(self, base: BaseRow) -> Entry | None:
-        """The cast of a base that is loaded, or about to be."""
-        entry = self.of_base(base.name)
-        return entry if entry is not None and entry.life.state not in IDLE else None
+    def cast_meant(self, base: BaseRow, request: LoadRequest) -> tuple[str, Entry | None]:
+        """The dtype in which a request means a base, and its variant if there is one.
+
+        The dtype asked for; else that of a cast which is loaded or about to be; else the one that runs well here.
+        """
+        dtype: str = request.dtype
+        if dtype == "auto":
+            loaded = self.of_base(base.name)
+            if loaded is not None and loaded.life.state not in IDLE:
+                return loaded.row.method, loaded
+            dtype = fit.auto_dtype(base.info.dtype, request.device or self._settings.device)
+        return dtype, self.find(f"{base.name}/{dtype}")
+
+    def entries(self) -> Sequence[Entry]:
+        """Every variant's entry, oldest first."""
+        return [*self._entries.values()]
 
     def _add(self, row: VariantRow, quality: Quality | None) -> None:
-        life = ServingLife(row.id, self._supervisor, row.quarantine_reason)
+        life = ServingLife(row.id, self._supervisor, self.pulse, row.quarantine_reason)
         entry = entry_of(row, life, self.bases, self._store.data_dir)
         entry.quality = quality
         self._entries[row.id] = entry
@@ -274,15 +315,19 @@ class Catalog:
         auto = fit.auto_dtype(entry.base.info.dtype, self._settings.device) if entry.base is not None else ""
         return not entry.life.is_serving, entry.life.state in IDLE, entry.row.method != auto
 
-    def _promised_bytes(self) -> int:
-        loading = (entry for entry in self._entries.values() if entry.life.state is VariantState.LOADING)
-        return sum(entry.estimated_bytes() for entry in loading)
-
     async def _forget_base_if_unused(self, base: str) -> None:
         if not any(entry.row.base == base for entry in self._entries.values()):
             await self.bases.forget(base)
 
-    def _refuse_unregistered(self, model: str) -> None:
+    def refuse_unregistered(self, model: str) -> None:
+        """Raise ApiError if this is the name of a base that is still on its way in, or did not get here."""
+        self._refuse_failed(model)
+        if self.registrations.find(model) is not None:
+            raise Unavailable(
+                f"'{model}' is being downloaded; GET /v1/variants/{model} tells how far.", retry_after_s=30
+            )
+
+    def _refuse_failed(self, model: str) -> None:
         registration = self.registrations.find(model)
         if registration is not None and registration.has_failed:
             raise ModelNotFound(

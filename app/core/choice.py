@@ -71,7 +71,10 @@ class Choice:
             for position, token_id in enumerate(update.token_ids):
                 reason = update.finish_reason if position == last else None
                 logprob = update.logprobs[position] if update.logprobs else None
-                self._add_token(deltas, token_id, logprob, reason)
+                # A stop token ends the text and is no part of it, unless the client wants to see what stopped it.
+                is_stop_token = reason is FinishReason.STOP and not update.completes_grammar
+                is_text = not is_stop_token or self._rules.includes_stop
+                self._add_token(deltas, token_id, logprob, reason, is_text=is_text)
                 if self.finish_reason is not None:
                     break
             if last < 0 and update.finish_reason is not None:
@@ -89,15 +92,19 @@ class Choice:
         self.error = update.error
 
     def _add_token(
-        self, deltas: list[Delta], token_id: int, logprob: TokenLogprob | None, reason: FinishReason | None
+        self,
+        deltas: list[Delta],
+        token_id: int,
+        logprob: TokenLogprob | None,
+        reason: FinishReason | None,
+        *,
+        is_text: bool,
     ) -> None:
         self.num_tokens += 1
         self._token_ids.append(token_id)
         if logprob is not None:
             self._logprobs.append(logprob)
-        # A stop token ends the text and is no part of it, unless the client wants to see what stopped it.
-        is_stop_token = reason is FinishReason.STOP and not self._rules.includes_stop
-        piece = "" if is_stop_token else self._detokenizer.feed(token_id)
+        piece = self._detokenizer.feed(token_id) if is_text else ""
         if reason is not None:
             piece += self._detokenizer.flush()
         text = self._certain(piece) if piece else ""

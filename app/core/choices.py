@@ -1,7 +1,7 @@
 """What `<base>/auto` means: the best variant that satisfies the constraints somebody has stored, or the default ones.
 
-Of those that qualify, the best that is loaded comes first: so a new and better variant does not turn requests away
-until somebody has loaded it.
+Of those that qualify, the best that is loaded comes first: so a new and better variant keeps no request waiting, and
+evicts nobody, until somebody has loaded it.
 """
 
 from collections.abc import Sequence

@@ -1,18 +1,22 @@
 """One variant in memory: its row, its serving life, its quality; and the snapshot that others see of it."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from app.core import fit
 from app.core.bases import Bases
+from app.core.load_request import LoadRequest
+from app.core.pulse import Pulse
 from app.core.serving import ServingLife
 from app.core.variants import Quality, Speed, Variant
+from app.settings import Settings
 from app.store.bases import BaseRow
+from app.store.memory import MemoryRow
 from app.store.variants import VariantRow
 from app.supervisor.supervisor import Supervisor
-from workers.protocol.specs import EchoSpec
+from workers.protocol.specs import DtypeName, EchoSpec, ServeSpec
 
 ECHO: Final = "echo"
 ECHO_MAX_MODEL_LEN: Final = 4096
@@ -22,7 +26,8 @@ ECHO_MAX_MODEL_LEN: Final = 4096
 class Entry:
     """folder: with config.json and weights. text_folder: with tokenizer.json. echo, and no base: a stand-in.
 
-    speeds: by device, as measured.
+    options: of its newest load, until somebody unloads it by name. measured: memory by device. speeds: by device, as
+    measured. is_leaving: it is being deleted.
     """
 
     row: VariantRow
@@ -33,6 +38,32 @@ class Entry:
     quality: Quality | None = None
     echo: EchoSpec | None = None
     speeds: dict[str, Speed] = field(default_factory=dict)
+    options: LoadRequest | None = None
+    measured: dict[str, MemoryRow] = field(default_factory=dict)
+    is_leaving: bool = False
+
+    @property
+    def is_pinned(self) -> bool:
+        """True if it stays until somebody unloads it by name."""
+        return self.options is not None and self.options.pin is True
+
+    def adjust(self, request: LoadRequest) -> None:
+        """Take over what a load of a variant that is loaded already can change: how long it stays."""
+        known = self.options or LoadRequest(model=self.row.id)
+        self.options = replace(
+            known,
+            pin=known.pin if request.pin is None else request.pin,
+            idle_unload_s=known.idle_unload_s if request.idle_unload_s is None else request.idle_unload_s,
+        )
+
+    def measured_bytes(self, request: LoadRequest, device: str) -> int | None:
+        """What a load with these options has taken on this device before; None if nobody has tried."""
+        row = self.measured.get(device)
+        is_alike = row is not None and (row.max_model_len, row.kv_cache_bytes) == (
+            request.max_model_len,
+            request.kv_cache_bytes,
+        )
+        return row.process_bytes if row is not None and is_alike else None
 
     @property
     def is_cast(self) -> bool:
@@ -42,6 +73,23 @@ class Entry:
     def estimated_bytes(self, kv_cache_bytes: int | None = None) -> int:
         """What a load is expected to take."""
         return fit.estimated_bytes(self.row.weight_bytes, kv_cache_bytes)
+
+    def serve_spec(self, request: LoadRequest, dtype: DtypeName, settings: Settings) -> ServeSpec:
+        """The order to a worker. dtype: of the variant, never what the request left open."""
+        return ServeSpec(
+            variant=self.row.id,
+            path=str(self.folder),
+            device=request.device or settings.device,
+            dtype=dtype,
+            max_model_len=request.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            kv_cache_bytes=request.kv_cache_bytes,
+            num_threads=settings.num_threads,
+            lane=request.lane or "auto",
+            verdict_dir=str(settings.data_dir / "verdicts"),
+            tokenizer_path=str(self.text_folder / "tokenizer.json"),
+            echo=self.echo,
+        )
 
     def snapshot(self) -> Variant:
         """The variant as it is now."""
@@ -67,10 +115,12 @@ class Entry:
             restarts=life.restarts,
             running=stats.num_running if stats is not None else 0,
             waiting=stats.num_waiting if stats is not None else 0,
-            process_bytes=_process_bytes(life),
+            process_bytes=life.process_bytes,
             quality=self.quality,
             weight_bytes=row.weight_bytes,
             speeds=self.speeds,
+            is_pinned=self.is_pinned,
+            measured_bytes=max((row.process_bytes for row in self.measured.values()), default=None),
         )
 
 
@@ -78,13 +128,6 @@ def _phase(life: ServingLife) -> str | None:
     """How far a load is."""
     loading = life.worker.loading if life.worker is not None and life.info is None else None
     return None if loading is None else f"{loading.phase}: {loading.bytes_done:,} of {loading.bytes_total:,} bytes"
-
-
-def _process_bytes(life: ServingLife) -> int | None:
-    """What the worker holds: of its newest step, or as it was after the load."""
-    if life.worker is None or life.info is None:
-        return None
-    return life.worker.stats.process_bytes or life.info.process_bytes
 
 
 def cast_row(base: BaseRow, dtype: str, created: int) -> VariantRow:
@@ -115,7 +158,7 @@ def entry_of(row: VariantRow, life: ServingLife, bases: Bases, data_dir: Path) -
     return Entry(row=row, life=life, base=base, folder=folder, text_folder=text_folder)
 
 
-def echo_entry(name: str, supervisor: Supervisor, text_folder: Path, spec: EchoSpec) -> Entry:
+def echo_entry(name: str, supervisor: Supervisor, pulse: Pulse, text_folder: Path, spec: EchoSpec) -> Entry:
     """The stand-in `echo/<name>`: no files, a real tokenizer, a worker that repeats the prompt."""
     row = VariantRow(
         id=f"{ECHO}/{name}",
@@ -129,5 +172,5 @@ def echo_entry(name: str, supervisor: Supervisor, text_folder: Path, spec: EchoS
         disk_bytes=0,
         created=int(time.time()),
     )
-    life = ServingLife(row.id, supervisor)
+    life = ServingLife(row.id, supervisor, pulse)
     return Entry(row=row, life=life, base=None, folder=text_folder, text_folder=text_folder, echo=spec)

@@ -1,4 +1,4 @@
-"""Whether a model fits before anything of it is read: what a load will take, and what the machine has left.
+"""What a load will take before anything of it is read, and what the machine has left.
 
 The estimate is of a CPU worker. What a GPU has free is known to the worker alone, which refuses by itself.
 """
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Final
 
 import psutil
-
-from app.errors import DoesNotFit
 
 DTYPE_BYTES: Final = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
 _BF16_CPU_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
@@ -46,14 +44,19 @@ def is_cuda(device: str) -> bool:
     return device.startswith("cuda") or (device == "auto" and Path("/dev/nvidiactl").exists())
 
 
-def check_fit(name: str, needed_bytes: int, promised_bytes: int) -> None:
-    """Raise DoesNotFit if a load of needed_bytes has no room beside the promised_bytes of loads under way."""
-    free_bytes = available_bytes() - promised_bytes
-    if needed_bytes > free_bytes:
-        raise DoesNotFit(
-            f"'{name}' needs about {needed_bytes:,} bytes of memory and {max(free_bytes, 0):,} are free; "
-            "unload another variant, or load a smaller one."
-        )
+def device_key(device: str) -> str:
+    """The one name of a device that a request may call by several, as workers report it: "cpu" or "cuda:N"."""
+    if not is_cuda(device):
+        return "cpu"
+    return "cuda:0" if device in ("auto", "cuda") else device
+
+
+def private_bytes(pid: int) -> int:
+    """What the machine gets back when this process ends: its pages that no other process shares. 0 if it is gone."""
+    try:
+        return int(psutil.Process(pid).memory_full_info().uss)
+    except psutil.Error:
+        return 0
 
 
 def available_bytes() -> int:

@@ -18,6 +18,7 @@ from app.core.prompts import encode_prompts, max_tokens
 from app.core.renderer import Renderer
 from app.core.request import GenerationRequest
 from app.core.server import Server
+from app.core.structured import GrammarChecker
 from app.core.text import TextModel, TextModels
 from app.core.variants import Served
 from app.errors import ApiError, DeadlineExceeded, InvalidRequest, Unavailable, WorkerCrashed, from_worker
@@ -38,13 +39,21 @@ _SEED_STRIDE: Final = 0x9E3779B97F4A7C15
 class Generation:
     """Runs requests; one for the whole server."""
 
-    def __init__(self, server: Server, texts: TextModels, renderer: Renderer, metrics: ServingMetrics) -> None:
+    def __init__(
+        self,
+        server: Server,
+        texts: TextModels,
+        renderer: Renderer,
+        grammars: GrammarChecker,
+        metrics: ServingMetrics,
+    ) -> None:
         settings = server.settings
         self._server = server
         self._settings = settings
         self._catalog = server.catalog
         self._texts = texts
         self._renderer = renderer
+        self._grammars = grammars
         self._metrics = metrics
         self.admission = Admission(settings.max_queue)
         # how long to sleep without news from the worker, at most; deadlines are looked at by themselves
@@ -59,8 +68,7 @@ class Generation:
         stamps = RequestStamps()
         if self._server.is_draining:
             raise Unavailable("The server is stopping.", retry_after_s=30, code="draining")
-        served = self._catalog.acquire(request.model)
-        variant_id = served.variant.id
+        variant_id = await self._server.autoload.find(request.model)
         try:
             self.admission.enter(variant_id)
         except ApiError:
@@ -69,11 +77,17 @@ class Generation:
         run: Run | None = None
         status = "error"
         try:
-            text_model = await self._texts.get(served.folder)
-            prompts = await encode_prompts(request, text_model, served.info, self._renderer)
-            run = Run(self._settings, self._catalog, served, text_model, stamps)
-            await run.submit(request, prompts)
-            yield run
+            async with self._server.autoload.serving(variant_id) as served:
+                text_model = await self._texts.get(served.folder)
+                if request.params.grammar is not None:
+                    await self._grammars.check(request.params.grammar, text_model, param=request.grammar_param)
+                prompts = await encode_prompts(request, text_model, served.info, self._renderer)
+                run = Run(self._settings, self._catalog, served, text_model, stamps)
+                try:
+                    await run.submit(request, prompts)
+                    yield run
+                finally:
+                    run.cancel()
             status = "ok" if run.is_finished else "cancelled"
         except (asyncio.CancelledError, GeneratorExit):
             status = "cancelled"
@@ -86,7 +100,6 @@ class Generation:
             self.admission.leave(variant_id)
             stamps.ended_s = time.monotonic()
             if run is not None:
-                run.cancel()
                 self._metrics.ended(variant_id, status, run)
 
 
@@ -101,6 +114,8 @@ class Run:
         self.stamps = stamps
         self.choices: list[Choice] = []
         self.gaps_s: list[float] = []
+        # a load that this request waited for does not count as time in the queue
+        self._admitted_s = time.monotonic()
         self._settings = settings
         self._catalog = catalog
         self._worker = served.worker
@@ -237,10 +252,10 @@ class Run:
             self.gaps_s.append(choice.last_token_s - before_s)
 
     def _deadline_s(self) -> float:
-        limit_s = self._settings.request_timeout_s
+        deadline_s = self.stamps.arrived_s + self._settings.request_timeout_s
         if self.stamps.scheduled_s is None:
-            limit_s = min(limit_s, self._settings.queue_timeout_s)
-        return self.stamps.arrived_s + limit_s
+            deadline_s = min(deadline_s, self._admitted_s + self._settings.queue_timeout_s)
+        return deadline_s
 
     def _too_late(self) -> ApiError:
         if self.stamps.scheduled_s is None:

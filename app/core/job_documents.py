@@ -19,16 +19,24 @@ SPEED: Final = "speed"
 # Phases of a measurement of speed.
 LOADING: Final = "loading"
 TIMING: Final = "timing"
-# Share of a job's time that each phase begins and ends at, as measured on a small model; unknown phases are the last.
+# Share of a job's time that each phase begins and ends at, by kind, as measured on a small model.
 _PHASES: Final = {
-    "compressing": (0.0, 0.8),
-    "reading base": (0.8, 0.85),
-    "scoring base": (0.0, 0.3),
-    "scoring variant": (0.35, 0.6),
-    LOADING: (0.6, 0.65),
-    TIMING: (0.65, 1.0),
+    QUANTIZE: {
+        "compressing": (0.0, 0.75),
+        "writing": (0.75, 0.8),
+        "hashing": (0.8, 0.81),
+        "reading base": (0.81, 0.9),
+        "reading variant": (0.9, 1.0),
+    },
+    MEASURE: {
+        "reading base": (0.0, 0.2),
+        "scoring base": (0.2, 0.25),
+        "reading variant": (0.25, 0.3),
+        "scoring variant": (0.3, 0.6),
+        LOADING: (0.6, 0.65),
+        TIMING: (0.65, 1.0),
+    },
 }
-_LAST_PHASES: Final = (0.8, 1.0)
 
 
 class CalibrationText(Struct, frozen=True, kw_only=True):
@@ -151,17 +159,21 @@ def job_object(row: JobRow, progress: ProgressObject | None = None) -> JobObject
     )
 
 
-def progress_object(progress: JobProgress) -> ProgressObject:
-    """One tick as clients see it."""
-    begin, end = _PHASES.get(progress.phase, _LAST_PHASES)
+def progress_object(kind: str, progress: JobProgress) -> ProgressObject:
+    """One tick of a job of this kind as clients see it."""
+    begin, end = _PHASES[kind].get(progress.phase, (0.0, 1.0))
     share = min(1.0, progress.done / progress.total) if progress.total > 0 else 0.0
     return ProgressObject(
         phase=progress.phase,
-        unit=progress.unit,
+        module=progress.module or None,
+        layer=progress.layer,
+        num_layers=progress.num_layers,
+        error_before=progress.error_before,
+        error_after=progress.error_after,
+        seconds=progress.seconds,
         done=progress.done,
         total=progress.total,
         ratio=begin + share * (end - begin),
         eta_s=progress.eta_s,
         rss_bytes=progress.rss_bytes,
-        error=progress.error,
     )

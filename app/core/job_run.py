@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.core.neighbours import Neighbours
+from app.core.residency import Residency
 from app.settings import Settings
 from app.store.bases import BaseRow
 from app.supervisor.job import JobProcess
@@ -23,6 +24,7 @@ class RunTools:
 
     settings: Settings
     supervisor: Supervisor
+    residency: Residency
     neighbours: Neighbours
     on_progress: Callable[[JobProgress], None]
 

@@ -18,6 +18,7 @@ from app.core.job_run import RunCancelled, RunTools
 from app.core.measurement import MeasureRun, measure_of
 from app.core.neighbours import Neighbours
 from app.core.quantization import QuantizeRun, check_disk
+from app.core.residency import Residency
 from app.core.variants import IDLE, Quality
 from app.errors import ApiError, Conflict, NotFound
 from app.schemas.jobs import JobObject, JobResultObject, ProgressObject
@@ -41,6 +42,9 @@ Run = QuantizeRun | MeasureRun
 
 # A tick becomes an event at most this often; the job itself always tells the newest.
 EVENT_INTERVAL_S: Final = 0.25
+# Compressed modules of one attempt that have an event each all the same. Mixtures of experts have more, and the events
+# of a job are counted.
+MODULE_EVENTS: Final = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +59,14 @@ class LiveJob:
 class Jobs:
     """The queue, and the one task that works on it."""
 
-    def __init__(self, settings: Settings, store: Store, supervisor: Supervisor, catalog: Catalog) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, supervisor: Supervisor, catalog: Catalog, residency: Residency
+    ) -> None:
         self._settings = settings
         self._store = store
         self._supervisor = supervisor
         self._catalog = catalog
+        self._residency = residency
         self._neighbours = Neighbours(catalog.list)
         supervisor.observe_steps(self._neighbours.observe)
         self._queued = asyncio.Event()
@@ -67,6 +74,7 @@ class Jobs:
         self._run: Run | None = None
         self._progress: ProgressObject | None = None
         self._event_due_at_s = 0.0
+        self._num_modules = 0
         self._is_stopping = False
         self._worker: asyncio.Task[None] | None = None
         self._writes: set[asyncio.Task[None]] = set()
@@ -191,7 +199,7 @@ class Jobs:
         if isinstance(run, tuple):
             await self._fail(row.id, *run)
             return
-        self._progress, self._event_due_at_s = None, 0.0
+        self._progress, self._event_due_at_s, self._num_modules = None, 0.0, 0
         self._run = run
         failure: tuple[str, str] | None = None
         try:
@@ -215,8 +223,9 @@ class Jobs:
         tools = RunTools(
             settings=self._settings,
             supervisor=self._supervisor,
+            residency=self._residency,
             neighbours=self._neighbours,
-            on_progress=lambda tick: self._tick(row.id, tick),
+            on_progress=lambda tick: self._tick(row, tick),
         )
         if isinstance(spec, QuantizeSpec):
             return QuantizeRun(row.id, spec, base, tools)
@@ -329,13 +338,16 @@ class Jobs:
         logger.info("job is %s", row.state, extra={"job_id": row.id, "variant": row.variant})
         return row
 
-    def _tick(self, job_id: str, tick: JobProgress) -> None:
-        is_new_phase = self._progress is None or self._progress.phase != tick.phase
-        self._progress = progress_object(tick)
+    def _tick(self, row: JobRow, tick: JobProgress) -> None:
+        is_news = self._progress is None or self._progress.phase != tick.phase or tick.done >= tick.total
+        if tick.error_after is not None:
+            self._num_modules += 1
+            is_news = is_news or self._num_modules <= MODULE_EVENTS
+        self._progress = progress_object(row.kind, tick)
         now_s = time.monotonic()
-        if is_new_phase or tick.done >= tick.total or now_s >= self._event_due_at_s:
+        if is_news or now_s >= self._event_due_at_s:
             self._event_due_at_s = now_s + EVENT_INTERVAL_S
-            task = asyncio.get_running_loop().create_task(self._store_tick(job_id, encode(self._progress)))
+            task = asyncio.get_running_loop().create_task(self._store_tick(row.id, encode(self._progress)))
             self._writes.add(task)
             task.add_done_callback(self._writes.discard)
 

@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from app.settings import Settings
-from workers.protocol.specs import DtypeName, EchoSpec, ServeSpec
+from workers.protocol.specs import DtypeName, ServeSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRequest:
     """model: a base, a variant, a local folder or a hub id. None means: whatever the server's default is.
 
-    is_trusted: the operator asks, at the start, and not a client.
+    is_trusted: the operator asks, at the start, and not a client. pin: never evict it, and do not unload it when idle.
+    idle_unload_s: seconds without requests after which it is unloaded, 0 means never. evict: may unload idle others to
+    make room.
     """
 
     model: str
@@ -23,6 +24,9 @@ class LoadRequest:
     kv_cache_bytes: int | None = None
     lane: Literal["auto", "packed", "compat"] | None = None
     is_trusted: bool = False
+    pin: bool | None = None
+    idle_unload_s: float | None = None
+    evict: bool | None = None
 
     def agrees_with(self, spec: ServeSpec) -> bool:
         """True if a worker that runs this spec is what the request asks for."""
@@ -32,20 +36,4 @@ class LoadRequest:
             and self.max_model_len in (None, spec.max_model_len)
             and self.kv_cache_bytes in (None, spec.kv_cache_bytes)
             and self.lane in (None, spec.lane)
-        )
-
-    def spec(self, variant: str, path: str, dtype: DtypeName, settings: Settings, echo: EchoSpec | None) -> ServeSpec:
-        """The order to the worker. dtype: of the variant, never what the request left open."""
-        return ServeSpec(
-            variant=variant,
-            path=path,
-            device=self.device or settings.device,
-            dtype=dtype,
-            max_model_len=self.max_model_len,
-            max_num_seqs=settings.max_num_seqs,
-            kv_cache_bytes=self.kv_cache_bytes,
-            num_threads=settings.num_threads,
-            lane=self.lane or "auto",
-            verdict_dir=str(settings.data_dir / "verdicts"),
-            echo=echo,
         )

@@ -6,13 +6,14 @@ from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from app.core import fit, names
+from app.core import names
 from app.core.bases import Source
 from app.core.catalog import Catalog
 from app.core.choices import SUFFIX
 from app.core.entries import ECHO, Entry
 from app.core.load_request import LoadRequest
 from app.core.registration import Registration
+from app.core.residency import Residency
 from app.core.variants import Variant, VariantState
 from app.errors import ApiError, InvalidRequest
 from app.settings import Settings
@@ -27,9 +28,10 @@ _REGISTRATION_WAIT_S: Final = 2.0
 class Loader:
     """Answers POST /v1/load and POST /v1/bases, and loads what the operator wants at the start."""
 
-    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, residency: Residency) -> None:
         self._settings = settings
         self._catalog = catalog
+        self._residency = residency
         self._tasks: set[asyncio.Task[None]] = set()
         self._at_start: dict[str, str] = {}
 
@@ -49,7 +51,7 @@ class Loader:
             entry = await self._begin_cast(request, found)
         else:
             entry = found
-            self._catalog.begin_load(entry, request)
+            await self._residency.begin_load(entry, request)
         if wait:
             await entry.life.settle()
             if entry.life.state is VariantState.FAILED and entry.life.error is not None:
@@ -105,7 +107,7 @@ class Loader:
             return self._catalog.bases.find(source) or source
         entry = self._catalog.find(model)
         if entry is not None:
-            return self._checked(entry, request)
+            return entry
         if self._settings.enable_echo and model.partition("/")[0] == ECHO:
             return self._catalog.add_echo(names.check_part(model.partition("/")[2] or ECHO, "model"))
         base = self._catalog.bases.get(model.removesuffix(SUFFIX))
@@ -115,15 +117,6 @@ class Loader:
             hub = Source(hub_id=model, revision=request.revision)
             return self._catalog.bases.find(hub) or hub
         raise names.not_found(model, [variant.id for variant in self._catalog.list()])
-
-    def _checked(self, entry: Entry, request: LoadRequest) -> Entry:
-        if request.dtype != "auto" and entry.is_cast and request.dtype != entry.row.method:
-            raise InvalidRequest(
-                f"Variant '{entry.row.id}' is {entry.row.method}; name its base, '{entry.row.base}', "
-                f"to load it as {request.dtype}.",
-                param="dtype",
-            )
-        return entry
 
     async def _register(self, request: LoadRequest, source: Source, *, wait: bool) -> BaseRow | Registration:
         """The new base; without wait, the registration if it is a download that takes longer than a moment."""
@@ -145,15 +138,10 @@ class Loader:
 
         Raises ApiError if it is refused; a variant that did not exist before is then withdrawn.
         """
-        if request.dtype == "auto":
-            dtype = fit.auto_dtype(base.info.dtype, request.device or self._settings.device)
-            known = self._catalog.loaded_cast(base) or self._catalog.find(f"{base.name}/{dtype}")
-        else:
-            dtype = request.dtype
-            known = self._catalog.find(f"{base.name}/{dtype}")
+        dtype, known = self._catalog.cast_meant(base, request)
         entry = known or await self._catalog.cast(base, dtype)
         try:
-            self._catalog.begin_load(entry, request)
+            await self._residency.begin_load(entry, request)
         except ApiError:
             if known is None:
                 await self._catalog.withdraw(entry)
@@ -170,7 +158,7 @@ class Loader:
     async def _load_at_start(self, model: str) -> None:
         source = str(Path(model).resolve()) if model.startswith((".", "/")) else model
         try:
-            variant = await self.load(LoadRequest(model=source, is_trusted=True), wait=True)
+            variant = await self.load(LoadRequest(model=source, is_trusted=True, evict=False), wait=True)
         except ApiError as error:
             self._at_start[model] = error.message
             logger.error("cannot load %s: %s", model, error.message)

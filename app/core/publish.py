@@ -4,6 +4,7 @@ A variant is visible if and only if it is complete and verified.
 """
 
 import logging
+import shutil
 import sqlite3
 import time
 from pathlib import Path
@@ -37,8 +38,9 @@ def final_of(data_dir: Path, job_id: str) -> Path:
 
 
 def move_into_place(data_dir: Path, job_id: str) -> None:
-    """The rename. Raises OSError."""
+    """The rename; the job needs nothing else of what it kept. Raises OSError."""
     folders.publish(staging_of(data_dir, job_id) / "out", final_of(data_dir, job_id))
+    shutil.rmtree(staging_of(data_dir, job_id), ignore_errors=True)
 
 
 def record(connection: sqlite3.Connection, job: JobRow) -> tuple[VariantRow, str | None]:

@@ -58,6 +58,8 @@ class QuantizeRun(JobRun):
             kept=compressed.kept,
             fallbacks=compressed.fallbacks,
             calibration_tokens=compressed.num_tokens,
+            folds=compressed.folds,
+            unfolded=compressed.unfolded,
             mean_error=compressed.mean_error,
             kl_mean=verified.kl_mean,
             kl_max=verified.kl_max,

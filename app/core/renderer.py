@@ -1,32 +1,19 @@
-"""The front end's side of the renderer process: one template at a time, two seconds each, killed if it takes longer."""
+"""Chat templates, rendered in a process of their own, two seconds each."""
 
-import asyncio
-import logging
-import signal
-import socket
-import sys
 from typing import Any, Final
 
-from app.errors import InvalidRequest, Unavailable
-from app.renderer.messages import FromRenderer, Rejected, Render
-from app.supervisor.channel import FrameProtocol
-from app.supervisor.environment import child_environment, child_folder
-
-logger = logging.getLogger(__name__)
+from app.core.sandbox import Sandbox
+from app.errors import InvalidRequest
+from app.renderer.messages import Rejected, Render, Rendered
 
 TIME_LIMIT_S: Final = 2.0
-# A fresh process imports jinja2 before it reads its first frame; a loaded machine can take seconds for that.
-START_LIMIT_S: Final = 15.0
 
 
 class Renderer:
-    """Starts its process at the first use and again after every death."""
+    """Renders one template at a time."""
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()
-        self._process: asyncio.subprocess.Process | None = None
-        self._protocol: FrameProtocol[FromRenderer] | None = None
-        self._answer: asyncio.Future[FromRenderer | None] | None = None
+        self._sandbox = Sandbox(TIME_LIMIT_S)
 
     async def start(self) -> None:
         """Have the process up and warm, so that the first chat does not wait for it."""
@@ -34,93 +21,15 @@ class Renderer:
 
     async def stop(self) -> None:
         """End the process."""
-        async with self._turn:
-            await self._end_process()
+        await self._sandbox.stop()
 
     async def render(self, template: str, variables: dict[str, Any]) -> str:
         """The template's output. Raises InvalidRequest if it refuses, takes too long or needs too much memory."""
-        async with self._turn:
-            limit_s = TIME_LIMIT_S
-            if self._protocol is None:
-                await self._start_process()
-                limit_s += START_LIMIT_S
-            answer = await self._ask(Render(template=template, variables=variables), limit_s)
-        if answer is None:
-            raise InvalidRequest(
-                f"The chat template took more than {TIME_LIMIT_S:.0f} s or 512 MiB for these messages.",
-                code="template_failed",
-                param="messages",
-            )
-        if isinstance(answer, Rejected):
-            raise InvalidRequest(
-                f"{answer.message[0].upper()}{answer.message[1:].rstrip('.')}.",
-                code="template_failed",
-                param="messages",
-            )
-        return answer.text
-
-    async def _ask(self, request: Render, limit_s: float) -> FromRenderer | None:
-        """The answer, or None if the process died over it or had to be killed."""
-        assert self._protocol is not None
-        self._answer = asyncio.get_running_loop().create_future()
-        answer = None
-        try:
-            self._protocol.send(request)
-            async with asyncio.timeout(limit_s):
-                answer = await self._answer
-        except TimeoutError:
-            logger.warning("a chat template took longer than %.0f s; the renderer is killed", limit_s)
-        finally:
-            self._answer = None
-            # also when the caller was cancelled: a late answer must not reach the next request
-            if answer is None:
-                await self._end_process()
-        return answer
-
-    async def _start_process(self) -> None:
-        await self._end_process()
-        ours, theirs = socket.socketpair()
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "app.renderer", str(theirs.fileno())),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-                env=child_environment(faults="", needs_hub=False),
-                cwd=child_folder(),
-            )
-        except OSError as error:
-            ours.close()
-            logger.exception("the renderer does not start")
-            raise Unavailable(
-                "Chat templates cannot be rendered right now.", retry_after_s=5, code="renderer"
-            ) from error
-        finally:
-            theirs.close()
-        protocol: FrameProtocol[FromRenderer] = FrameProtocol(
-            FromRenderer, self._received, lambda: self._lost(protocol)
-        )
-        await asyncio.get_running_loop().create_unix_connection(lambda: protocol, sock=ours)
-        self._protocol = protocol
-
-    async def _end_process(self) -> None:
-        protocol, process = self._protocol, self._process
-        self._protocol = self._process = None
-        if protocol is not None:
-            protocol.close()
-        if process is not None:
-            if process.returncode is None:
-                process.send_signal(signal.SIGKILL)
-            await process.wait()
-
-    def _received(self, answer: FromRenderer) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(answer)
-
-    def _lost(self, protocol: FrameProtocol[FromRenderer]) -> None:
-        if protocol is not self._protocol:
-            return
-        self._protocol = None
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(None)
+        answer = await self._sandbox.ask(Render(template=template, variables=variables))
+        if isinstance(answer, Rendered):
+            return answer.text
+        if not isinstance(answer, Rejected):
+            message = f"The chat template took more than {TIME_LIMIT_S:.0f} s or 512 MiB for these messages."
+        else:
+            message = f"{answer.message[0].upper()}{answer.message[1:].rstrip('.')}."
+        raise InvalidRequest(message, code="template_failed", param="messages")

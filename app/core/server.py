@@ -3,9 +3,12 @@
 import logging
 from collections.abc import Sequence
 
+from app.core.autoload import Autoload
 from app.core.catalog import Catalog
 from app.core.jobs import Jobs
 from app.core.loading import Loader
+from app.core.residency import Residency
+from app.metrics.serving import ServingMetrics
 from app.settings import Settings
 from app.store.database import Store
 from app.supervisor.supervisor import Supervisor, Watch
@@ -18,6 +21,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.metrics = ServingMetrics()
         self.store = Store(settings.data_dir)
         self.supervisor = Supervisor(
             Watch(
@@ -27,8 +31,10 @@ class Server:
             )
         )
         self.catalog = Catalog(settings, self.store, self.supervisor)
-        self.loader = Loader(settings, self.catalog)
-        self.jobs = Jobs(settings, self.store, self.supervisor, self.catalog)
+        self.residency = Residency(settings, self.store, self.catalog, self.metrics)
+        self.autoload = Autoload(settings, self.catalog, self.residency, self.metrics)
+        self.loader = Loader(settings, self.catalog, self.residency)
+        self.jobs = Jobs(settings, self.store, self.supervisor, self.catalog, self.residency)
         self.is_draining = False
 
     async def start(self, load: Sequence[str] = ()) -> None:
@@ -46,16 +52,24 @@ class Server:
             await self.store.close()
             raise
         self.jobs.start()
+        self.residency.start()
         self.load_at_start(load)
 
     def load_at_start(self, models: Sequence[str]) -> None:
         """Load what the operator named, in the background; /readyz says no until all of it is ready."""
         self.loader.start(models)
 
+    def begin_drain(self) -> None:
+        """Take no request more; those that run may end. May be called in a signal handler."""
+        self.is_draining = True
+        self.autoload.drain()
+
     async def stop(self) -> None:
         """Let requests end, put the running job back into the queue, end every child, close the store."""
-        self.is_draining = True
+        self.begin_drain()
         logger.info("stopping")
+        await self.autoload.stop()
+        await self.residency.stop()
         await self.loader.stop()
         await self.jobs.stop()
         await self.catalog.stop()

@@ -3,7 +3,11 @@
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 
+from app.core.pulse import Pulse
 from app.core.variants import IDLE, VariantState, move
 from app.errors import ApiError, Conflict, Unavailable, WorkerCrashed, from_worker
 from app.supervisor.restart import Backoff
@@ -16,6 +20,14 @@ from workers.protocol.specs import ServeSpec
 logger = logging.getLogger(__name__)
 
 
+class UnloadCause(StrEnum):
+    """Who wanted a variant to go: somebody by name, its own idleness, or another one that needed the room."""
+
+    ASKED = "asked"
+    IDLE = "idle"
+    EVICTED = "evicted"
+
+
 def quarantined(name: str, reason: str | None) -> Conflict:
     """The error for whoever wants to use a variant that is not good enough."""
     return Conflict(
@@ -24,14 +36,25 @@ def quarantined(name: str, reason: str | None) -> Conflict:
     )
 
 
+def dismissed(name: str) -> Unavailable:
+    """The error for whoever waited for a variant that was unloaded by name meanwhile."""
+    return Unavailable(
+        f"Variant '{name}' was unloaded while this request waited for it.", retry_after_s=5, code="model_unloading"
+    )
+
+
 class ServingLife:
     """The state of one variant and the task that keeps a worker behind it while it is wanted.
 
     reason: why it is failed or restarting. error: what a failed load tells its client. is_required: /readyz waits
-    for it: it was asked for at the start, or it has been ready and nobody has unloaded it since.
+    for it: it was asked for at the start, or it has been ready and nobody has unloaded it since. num_users: requests
+    that need it, those that wait for it too; used_at_s: when the last one ended, or the load, CLOCK_MONOTONIC seconds.
+    num_dismissals: how often somebody has asked that it be unloaded. unload_cause: set while it is being unloaded.
     """
 
-    def __init__(self, variant_id: str, supervisor: Supervisor, quarantine_reason: str | None = None) -> None:
+    def __init__(
+        self, variant_id: str, supervisor: Supervisor, pulse: Pulse, quarantine_reason: str | None = None
+    ) -> None:
         self.variant_id = variant_id
         self.state = VariantState.REGISTERED if quarantine_reason is None else VariantState.QUARANTINED
         self.reason: str | None = quarantine_reason
@@ -41,7 +64,12 @@ class ServingLife:
         self.info: ModelInfo | None = None
         self.restarts = 0
         self.is_required = False
+        self.num_users = 0
+        self.used_at_s = time.monotonic()
+        self.num_dismissals = 0
+        self.unload_cause: UnloadCause | None = None
         self._supervisor = supervisor
+        self._pulse = pulse
         self._life: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._unloading: asyncio.Task[None] | None = None
@@ -56,12 +84,35 @@ class ServingLife:
 
     async def unload(self, drain_s: float) -> None:
         """Any loaded state -> unloading -> registered; returns when the process is gone. Callers share one unload."""
+        unloading = self.begin_unload(drain_s, UnloadCause.ASKED)
+        if unloading is not None:
+            await asyncio.shield(unloading)
+
+    def begin_unload(self, drain_s: float, cause: UnloadCause) -> "asyncio.Task[None] | None":
+        """As `unload`, begun before anything else can happen; the task that ends it, None if nothing is loaded."""
+        if cause is UnloadCause.ASKED:
+            self.num_dismissals += 1
+            self._pulse.beat()
         if self.state in (VariantState.REGISTERED, VariantState.QUARANTINED):
-            return
+            return None
+        if self.unload_cause is not UnloadCause.ASKED:
+            self.unload_cause = cause
         if self._unloading is None:
             self._move(VariantState.UNLOADING)
             self._unloading = asyncio.get_running_loop().create_task(self._unload(drain_s))
-        await asyncio.shield(self._unloading)
+        return self._unloading
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Count one request that needs this variant."""
+        self.num_users += 1
+        try:
+            yield
+        finally:
+            self.num_users -= 1
+            self.used_at_s = time.monotonic()
+            if not self.num_users:
+                self._pulse.beat()
 
     async def settle(self, timeout_s: float | None = None) -> None:
         """Wait until the variant is neither loading, restarting nor unloading. Raises TimeoutError."""
@@ -70,7 +121,7 @@ class ServingLife:
             while self.state in passing:
                 await self._changed.wait()
 
-    async def wait_serving(self, timeout_s: float) -> Worker:
+    async def wait_serving(self, timeout_s: float | None) -> Worker:
         """The worker, as soon as requests can go to it. Raises ApiError when that will not be, or not in time."""
         try:
             async with asyncio.timeout(timeout_s):
@@ -86,6 +137,18 @@ class ServingLife:
     def is_serving(self) -> bool:
         """True if requests can go to the worker now."""
         return self.state is VariantState.READY and self.worker is not None and self.worker.is_ready
+
+    @property
+    def is_idle(self) -> bool:
+        """True if it is loaded and no request needs it."""
+        return self.state is VariantState.READY and not self.num_users
+
+    @property
+    def process_bytes(self) -> int | None:
+        """What the worker holds: of its newest step, or as it was after the load. None while nothing is loaded."""
+        if self.worker is None or self.info is None:
+            return None
+        return self.worker.stats.process_bytes or self.info.process_bytes
 
     def require_ready(self) -> Worker:
         """The worker, if requests can go to it now; else the ApiError that says what to do."""
@@ -154,7 +217,7 @@ class ServingLife:
             started_s = time.monotonic()
             await self.worker.stop(drain_s)
             logger.info("worker is gone after %.1f s", time.monotonic() - started_s, extra={"variant": self.variant_id})
-        self.worker = self.info = self.spec = self.error = self.reason = None
+        self.worker = self.info = self.spec = self.error = self.reason = self.unload_cause = None
         self.is_required = False
         self._unloading = None
         self._move(VariantState.REGISTERED)
@@ -163,6 +226,7 @@ class ServingLife:
         self.info = info
         self.reason = self.error = None
         self.is_required = True
+        self.used_at_s = time.monotonic()
         self._move(VariantState.READY)
 
     def _fail(self, reason: str, error: ApiError) -> None:
@@ -175,3 +239,4 @@ class ServingLife:
         logger.info("%s -> %s", before, then, extra={"variant": self.variant_id})
         self._changed.set()
         self._changed = asyncio.Event()
+        self._pulse.beat()

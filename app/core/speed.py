@@ -87,9 +87,8 @@ class SpeedTest:
         levels = []
         for streams in self._workload.streams:
 
-            def tick(num_done: int, before: int = done, level: int = streams) -> None:
-                unit = f"requests, {level} at once"
-                on_progress(JobProgress(phase=TIMING, done=before + num_done, total=total, unit=unit))
+            def tick(num_done: int, before: int = done) -> None:
+                on_progress(JobProgress(phase=TIMING, done=before + num_done, total=total))
 
             levels.append(await self._level(streams, prompts, tick))
             done += streams * _rounds(streams)

@@ -61,6 +61,11 @@ class TextModel:
                 return [token_id]
         return []
 
+    def special_token_texts(self) -> tuple[str, ...]:
+        """What special tokens are called, in order of their ids."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return tuple(token.content for _, token in sorted(added.items()) if token.special)
+
     def _encode(self, text: str, adds_special_tokens: bool) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=adds_special_tokens).ids
 

@@ -9,14 +9,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
 
-from app.core import fit
+import msgspec
+
 from app.core.energy import DeviceMeter
 from app.core.entries import Entry
 from app.core.job_documents import LOADING, Workload
 from app.core.job_run import RunTools
 from app.core.load_request import LoadRequest
 from app.core.speed import SpeedTest
-from app.errors import DoesNotFit
 from app.schemas.reports import SpeedReport
 from app.store.bases import BaseRow
 from app.supervisor.job import JobFailed
@@ -75,16 +75,14 @@ class TimedWorker:
     async def _worker(self) -> AsyncIterator[Worker]:
         life = self.entry.life
         if life.is_serving and life.info is not None and life.info.device == self.device:
-            yield life.require_ready()
+            # as a request would, so that it is neither evicted nor idle
+            with life.in_use():
+                yield life.require_ready()
             return
-        needed_bytes, free_bytes = self.entry.estimated_bytes(), fit.available_bytes()
-        if self.device == "cpu" and needed_bytes > free_bytes:
-            raise DoesNotFit(
-                f"'{self.entry.row.id}' needs about {needed_bytes:,} bytes of memory to be timed and {free_bytes:,} "
-                "are free; unload another variant."
-            )
+        request = LoadRequest(model=self.entry.row.id, device=self.device)
+        self._check_room(request)
         self.tools.on_progress(JobProgress(phase=LOADING, done=0, total=1))
-        worker = await self.tools.supervisor.start_worker(self._spec())
+        worker = await self.tools.supervisor.start_worker(self._spec(request))
         try:
             await worker.wait_ready()
             yield worker
@@ -93,11 +91,18 @@ class TimedWorker:
         finally:
             await worker.kill()
 
-    def _spec(self) -> ServeSpec:
+    def _check_room(self, request: LoadRequest) -> None:
+        """Raise DoesNotFit if the worker has no room: a measurement evicts nobody."""
+        residency = self.tools.residency
+        room, need = residency.room(self.device), residency.need(self.entry, request)
+        if not room.fits(need.num_bytes):
+            raise room.refusal(self.entry.row.id, need, may_evict=False)
+
+    def _spec(self, request: LoadRequest) -> ServeSpec:
         row = self.entry.row
         dtype = cast(DtypeName, row.method) if self.entry.is_cast else "auto"
-        request = LoadRequest(model=row.id, device=self.device)
-        return request.spec(f"{row.id} for job {self.job_id}", str(self.entry.folder), dtype, self.tools.settings, None)
+        spec = self.entry.serve_spec(request, dtype, self.tools.settings)
+        return msgspec.structs.replace(spec, variant=f"{row.id} for job {self.job_id}")
 
 
 def bytes_on_disk(entry: Entry, base: BaseRow) -> int:

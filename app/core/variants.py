@@ -89,8 +89,8 @@ class Variant:
     id: `<base>/<name>`. method: how it was made (`int8`), or the dtype of a cast. folder: tokenizer.json, chat
     template and config.json. info: what the running worker reported, None while nothing is loaded. estimated_bytes:
     what a load is expected to take; bytes_on_disk: its files, 0 for a cast, which has none of its own. running,
-    waiting: sequences right now. process_bytes: what the worker holds now. weight_bytes: its tensors, as
-    they are stored or would be. speeds: by device, as measured.
+    waiting: sequences right now. process_bytes: what the worker holds now; measured_bytes: the most that one has held.
+    weight_bytes: its tensors, as they are stored or would be. speeds: by device, as measured.
     """
 
     id: str
@@ -116,6 +116,8 @@ class Variant:
     quality: Quality | None = None
     weight_bytes: int = 0
     speeds: Mapping[str, Speed] = field(default_factory=dict)
+    is_pinned: bool = False
+    measured_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

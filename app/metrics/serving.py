@@ -79,6 +79,9 @@ class ServingMetrics:
         self._generation_tokens = self._counter("generation_tokens", "Tokens generated.")
         self._requests = self._counter("requests", "Requests by outcome.", "status", "finish_reason")
         self._rejections = self._counter("admission_rejections", "Requests refused before any work.", "reason")
+        self._autoloads = self._counter("autoloads", "Loads begun for a request, by outcome.", "outcome")
+        self._evictions = self._counter("evictions", "Idle variants unloaded to make room for another.")
+        self._idle_unloads = self._counter("idle_unloads", "Variants unloaded after a time without requests.")
         self._nan_logits = self._counter("nan_logits", "Sequences ended because their logits were not finite.")
 
     def rejected(self, variant_id: str, reason: str) -> None:
@@ -88,6 +91,18 @@ class ServingMetrics:
     def nan_logits(self, variant_id: str) -> None:
         """A sequence ended because its logits were not finite."""
         self._nan_logits.labels(variant_id).inc()
+
+    def autoloaded(self, variant_id: str, outcome: str) -> None:
+        """A load that was begun for a request has ended; outcome: ready or failed."""
+        self._autoloads.labels(variant_id, outcome).inc()
+
+    def evicted(self, variant_id: str) -> None:
+        """An idle variant was unloaded to make room for another."""
+        self._evictions.labels(variant_id).inc()
+
+    def unloaded_idle(self, variant_id: str) -> None:
+        """A variant was unloaded because nobody had used it for the time set."""
+        self._idle_unloads.labels(variant_id).inc()
 
     def ended(self, variant_id: str, status: str, run: EndedRun) -> None:
         """A request has ended; status: ok, error or cancelled. Only complete ones count for latencies."""

@@ -1,4 +1,4 @@
-"""`python -m app.renderer FD`: render until the socket closes, within 512 MiB."""
+"""`python -m app.renderer FD`: render and compile until the socket closes, within 512 MiB."""
 
 import ctypes
 import resource
@@ -7,7 +7,8 @@ import socket
 import sys
 from typing import Final
 
-from app.renderer.messages import Rejected, Render, Rendered
+from app.renderer.grammars import GrammarRefused, check
+from app.renderer.messages import Accepted, Check, FromRenderer, Rejected, Render, Rendered, ToRenderer
 from app.renderer.templates import TemplateRefused, render
 from workers.protocol.framing import SocketChannel
 
@@ -16,20 +17,25 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def main(fd: int) -> None:
-    """Answer every Render with Rendered or Rejected, in order."""
+    """Answer every request, in order."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    channel: SocketChannel[Render] = SocketChannel(socket.socket(fileno=fd), Render)
+    channel: SocketChannel[ToRenderer] = SocketChannel(socket.socket(fileno=fd), ToRenderer)
     while (request := channel.receive()) is not None:
         channel.send(answer(request))
 
 
-def answer(request: Render) -> Rendered | Rejected:
+def answer(request: ToRenderer) -> FromRenderer:
     """What the front end gets for one request."""
     try:
-        return Rendered(text=render(request.template, request.variables))
-    except TemplateRefused as refused:
+        match request:
+            case Render(template=template, variables=variables):
+                return Rendered(text=render(template, variables))
+            case Check(grammar=grammar, special_tokens=special_tokens):
+                check(grammar, special_tokens)
+                return Accepted()
+    except (TemplateRefused, GrammarRefused) as refused:
         return Rejected(message=str(refused))
 
 

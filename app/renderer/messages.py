@@ -1,8 +1,10 @@
-"""What the front end and the renderer say to each other."""
+"""What the front end and a renderer say to each other."""
 
 from typing import Any
 
 from msgspec import Struct
+
+from workers.protocol.specs import Grammar
 
 
 class Render(Struct, frozen=True, kw_only=True, tag=True):
@@ -12,16 +14,28 @@ class Render(Struct, frozen=True, kw_only=True, tag=True):
     variables: dict[str, Any]
 
 
+class Check(Struct, frozen=True, kw_only=True, tag=True):
+    """Compile one grammar. special_tokens: those of the model, which a grammar of the kind `lark` may name."""
+
+    grammar: Grammar
+    special_tokens: tuple[str, ...] = ()
+
+
 class Rendered(Struct, frozen=True, kw_only=True, tag=True):
     """The template's output."""
 
     text: str
 
 
+class Accepted(Struct, frozen=True, kw_only=True, tag=True):
+    """The grammar compiles, and some text matches its beginning."""
+
+
 class Rejected(Struct, frozen=True, kw_only=True, tag=True):
-    """The template does not compile, or it refused these messages; `message` is for the client to read."""
+    """The template or the grammar does not compile, or it refused its input; `message` is for the client to read."""
 
     message: str
 
 
-FromRenderer = Rendered | Rejected
+ToRenderer = Render | Check
+FromRenderer = Rendered | Accepted | Rejected

@@ -13,6 +13,7 @@ from app.schemas.sampling import (
     check_stream_fields,
     text_or_list,
 )
+from app.schemas.structured import StructuredFields
 from workers.protocol.specs import MAX_TOP_LOGPROBS
 
 MAX_MESSAGES: Final = 2048
@@ -103,20 +104,6 @@ class Message(BaseModel):
         return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
 
 
-class ResponseFormat(BaseModel):
-    """The shape that the answer must have; plain text is the only one that needs nothing."""
-
-    model_config = _strict
-
-    type: Literal["text", "json_object", "json_schema"]
-
-    @model_validator(mode="after")
-    def _only_text(self) -> Self:
-        if self.type != "text":
-            raise broken_rule("unsupported_parameter", "Only the response format 'text' is supported")
-        return self
-
-
 def _allowed_switches(switches: dict[str, Any]) -> dict[str, Any]:
     for name, value in switches.items():
         if name not in TEMPLATE_SWITCHES:
@@ -131,7 +118,7 @@ def _allowed_switches(switches: dict[str, Any]) -> dict[str, Any]:
 Switches = Annotated[dict[str, Any], AfterValidator(_allowed_switches)]
 
 
-class ChatRequest(SamplingFields, OpenAIBody):
+class ChatRequest(StructuredFields, SamplingFields, OpenAIBody):
     """POST /v1/chat/completions; user, metadata, store and their kin are accepted and have no effect."""
 
     unsupported: ClassVar[dict[str, str]] = {
@@ -152,7 +139,6 @@ class ChatRequest(SamplingFields, OpenAIBody):
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    response_format: ResponseFormat | None = None
     tool_choice: Any = None
     modalities: list[str] | None = Field(None, max_length=8)
     parallel_tool_calls: bool | None = None

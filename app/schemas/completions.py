@@ -13,6 +13,7 @@ from app.schemas.sampling import (
     broken_rule,
     check_stream_fields,
 )
+from app.schemas.structured import StructuredFields
 from workers.protocol.specs import MAX_TOP_LOGPROBS
 
 MAX_PROMPTS: Final = 64
@@ -40,12 +41,11 @@ PromptField = Annotated[
 ]
 
 
-class CompletionRequest(SamplingFields, OpenAIBody):
+class CompletionRequest(StructuredFields, SamplingFields, OpenAIBody):
     """POST /v1/completions; `max_tokens: 0` with `echo` scores the prompt and generates nothing."""
 
     unsupported: ClassVar[dict[str, str]] = {
         "suffix": "this server does not fill in the middle",
-        "response_format": "use /v1/chat/completions with the type 'text'",
     }
 
     model: str

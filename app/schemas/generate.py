@@ -6,12 +6,13 @@ from pydantic import Field, model_validator
 
 from app.schemas.body import OwnBody
 from app.schemas.sampling import MAX_TOKENS_FIELD, SamplingFields, TokenId, broken_rule, check_stream_fields
+from app.schemas.structured import StructuredField
 from workers.protocol.specs import MAX_TOP_LOGPROBS
 
 DEFAULT_MAX_TOKENS: Final = 128
 
 
-class GenerateRequest(SamplingFields, OwnBody):
+class GenerateRequest(StructuredField, SamplingFields, OwnBody):
     """Exactly one of `prompt` and `prompt_ids`; max_tokens is 128 unless given."""
 
     model: str

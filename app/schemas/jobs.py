@@ -86,17 +86,23 @@ class MeasureBody(OwnBody):
 class ProgressObject(Struct, frozen=True, kw_only=True):
     """How far the present phase is. ratio: of the whole job, 0 to 1. eta_s: to the end of this phase.
 
-    error: relative error of the module named by `unit`, where it was just compressed.
+    module: what was just compressed, in `seconds`, or the tensor just copied. layer: of num_layers, from 0; null
+    outside the decoder's layers. error_before, error_after: relative error of the module, null where nothing was
+    compressed: with plain rounding to the same grid (null for methods that do no more), and as it is now.
     """
 
     phase: str
-    unit: str
+    module: str | None
+    layer: int | None
+    num_layers: int | None
+    error_before: float | None
+    error_after: float | None
+    seconds: float
     done: int
     total: int
     ratio: float
     eta_s: float | None
     rss_bytes: int
-    error: float | None = None
 
 
 class JobErrorObject(Struct, frozen=True, kw_only=True):
@@ -110,7 +116,8 @@ class JobResultObject(Struct, frozen=True, kw_only=True):
     """What a job made, and how near it is to the base. kept: module -> why it was not compressed.
 
     layout: of the files. fallbacks: module -> why it was rounded to nearest without its method. calibration_tokens:
-    module -> tokens that its method has seen, for methods that look at a text.
+    module -> tokens that its method has seen, for methods that look at a text. folds: module that was divided by the
+    scales of awq or smoothquant -> the linears that were multiplied by them. unfolded: linear -> why it got no scales.
     """
 
     variant: str
@@ -123,6 +130,8 @@ class JobResultObject(Struct, frozen=True, kw_only=True):
     kept: dict[str, str]
     fallbacks: dict[str, str] = {}
     calibration_tokens: dict[str, int] = {}
+    folds: dict[str, list[str]] = {}
+    unfolded: dict[str, str] = {}
     mean_error: float
     kl_mean: float
     kl_max: float

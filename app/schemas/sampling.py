@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from workers.protocol.specs import MAX_TOP_LOGPROBS, SamplingParams
+from workers.protocol.specs import MAX_TOP_LOGPROBS, Grammar, SamplingParams
 
 MAX_SEED: Final = 2**63 - 1
 MAX_TOKENS_FIELD: Final = 2**31 - 1
@@ -89,7 +89,9 @@ class SamplingFields(BaseModel):
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
-    def sampling_params(self, *, logprobs: int | None, prompt_logprobs: int | None) -> SamplingParams:
+    def sampling_params(
+        self, *, logprobs: int | None, prompt_logprobs: int | None, grammar: Grammar | None
+    ) -> SamplingParams:
         """What the worker needs, but for max_tokens (0 here) and the seed, which depend on prompt and choice."""
         return SamplingParams(
             max_tokens=0,
@@ -106,6 +108,7 @@ class SamplingFields(BaseModel):
             stop_token_ids=tuple(self.stop_token_ids or ()),
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
+            grammar=grammar,
         )
 
 

@@ -47,6 +47,8 @@ class VariantObject(Struct, frozen=True, kw_only=True):
     weight_bytes: int | None
     kv_cache_bytes: int | None
     process_bytes: int | None
+    measured_bytes: int | None
+    pinned: bool
     load_s: float | None
     restarts: int
     running: int

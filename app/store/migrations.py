@@ -68,6 +68,18 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     """,
     "ALTER TABLE variants ADD COLUMN quarantine_reason TEXT;",
     """
+    CREATE TABLE memory (
+        variant TEXT NOT NULL REFERENCES variants(id) ON DELETE CASCADE,
+        device TEXT NOT NULL,
+        max_model_len INTEGER,
+        kv_cache_bytes INTEGER,
+        process_bytes INTEGER NOT NULL,
+        load_s REAL NOT NULL,
+        created REAL NOT NULL,
+        PRIMARY KEY (variant, device)
+    ) STRICT, WITHOUT ROWID;
+    """,
+    """
     CREATE TABLE measurements_by_device (
         variant TEXT NOT NULL REFERENCES variants(id) ON DELETE CASCADE,
         kind TEXT NOT NULL,

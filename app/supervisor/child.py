@@ -74,7 +74,7 @@ class Child(Generic[M]):
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
-                env=child_environment(faults=faults, needs_hub=needs_hub),
+                env=child_environment(faults=faults, needs_hub=needs_hub, is_job=kind == "job"),
                 cwd=child_folder(),
             )
             protocol = FrameProtocol[M](receives, self._on_message, self._socket_closed)

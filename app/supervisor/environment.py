@@ -41,14 +41,19 @@ _INHERITED: Final = (
 )
 # Only the job that may have to download a gated model gets the user's hub token.
 _HUB_SECRETS: Final = ("HF_TOKEN", "HF_TOKEN_PATH")
+# glibc raises its threshold with the tensors that are freed, and then keeps half of every layer a job has walked over.
+# A fixed one gives all of it back; huge pages halve what that costs (GPTQ: 18 % more processor time, not 44).
+_JOB_ALLOCATOR: Final = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={2**20}:glibc.malloc.hugetlb=1"}
 
 
-def child_environment(*, faults: str, needs_hub: bool) -> dict[str, str]:
+def child_environment(*, faults: str, needs_hub: bool, is_job: bool = False) -> dict[str, str]:
     """The environment of one child. faults: SLIMSERVE_FAULTS of the children, empty for none."""
     names = _INHERITED + (_HUB_SECRETS if needs_hub else ())
     environment = {name: os.environ[name] for name in names if name in os.environ}
     environment["PYTHONUNBUFFERED"] = "1"
     environment["TOKENIZERS_PARALLELISM"] = "false"
+    if is_job:
+        environment |= _JOB_ALLOCATOR
     if faults:
         environment["SLIMSERVE_FAULTS"] = faults
     return environment

@@ -1,6 +1,8 @@
 """The commands of the command line against a real server, as a user types them."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +12,7 @@ import pytest
 from cli_server import ROOT, CliServer, environment_without_settings, running_server
 from typer.testing import CliRunner, Result
 
+from app import embedded
 from app.cli.root import app
 
 # Seconds alone, minutes where other work shares two cores.
@@ -50,6 +53,39 @@ def test_list_as_json_is_what_the_api_says(run: Run, server: CliServer, served: 
 
     (found,) = [one for one in json.loads(result.stdout) if one["id"] == served]
     assert found["weight_bytes"] == server.variant(served)["weight_bytes"]
+
+
+def test_load_takes_a_folder_by_its_path_from_here(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(embedded.model_path(), tmp_path / "fox")
+    monkeypatch.chdir(tmp_path)
+
+    result = run(["load", "./fox", "--name", "fox"])
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("fox/bf16: ready")
+    assert run(["unload", "fox/bf16"]).exit_code == 0
+
+
+def test_plan_knows_what_is_loaded_and_estimates_the_rest(run: Run, served: str) -> None:
+    other = "slimstory/fp16"
+
+    result = run(["plan", served, "slimstory", "--json"])
+    estimated = run(["plan", "slimstory", "--dtype", "fp16"])
+
+    assert result.exit_code == 0, result.output
+    assert [one["source"] for one in json.loads(result.stdout)["models"]] == ["loaded"]
+    assert estimated.exit_code == 0, estimated.output
+    assert other in estimated.stdout
+    assert estimated.stdout.splitlines()[-1].endswith(": fits")
+
+
+def test_chat_brings_an_unloaded_variant_back(run: Run, served: str) -> None:
+    run(["unload", served])
+
+    result = run(["chat", "Tell me a story.", "--model", served, "--max-tokens", "4"])
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip()
 
 
 def test_chat_with_one_prompt_streams_words(run: Run) -> None:
@@ -101,6 +137,17 @@ def test_quantize_follows_the_job_and_the_variant_can_be_used(run: Run, served: 
     unloaded = run(["unload", f"{base}/int8"])
     assert unloaded.stdout.strip() == f"{base}/int8: unloaded", unloaded.output
     assert f"{base}/int8" not in run(["ps"]).stdout
+
+
+def test_quantize_shows_each_layer_its_errors_and_the_time_left(run: Run, served: str) -> None:
+    base = served.partition("/")[0]
+
+    made = run(["quantize", base, "--method", "gptq-int4-g32", "--samples", "4", "--sequence-length", "64"])
+
+    assert made.exit_code == 0, made.output
+    lines = re.findall(r"layer (\d+) of (\d+), \S+, error \S+ to \S+, \d+:\d\d:\d\d left$", made.stderr, re.MULTILINE)
+    num_layers = int(lines[0][1])
+    assert [int(layer) for layer, _ in lines] == list(range(1, num_layers + 1))
 
 
 def test_measured_and_exported_variant(run: Run, served: str, tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ def test_base_is_inspected_compressed_and_verified(tmp_path: Path) -> None:
     assert compressed.compressed is not None
     assert compressed.compressed.num_compressed == 14
     assert all(isinstance(message, JobProgress) for message in progress)
-    assert len(progress) >= 14
+    assert len([message for message in progress if message.error_after is not None]) == 14
+    assert all(message.rss_bytes > 2**20 for message in progress)
     assert isinstance(verified, JobDone)
     assert verified.verified is not None
     assert verified.verified.kl_mean <= 0.01

@@ -3,7 +3,7 @@
 import hashlib
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,12 +21,15 @@ _SOFTWARE = ("slimserve", "torch", "transformers", "safetensors")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a variant came from. recipe: everything that decides its bytes, as JSON data."""
+    """Where a variant came from. recipe: everything that decides its bytes, as JSON data. folds: module that was
+    divided by scales -> the linears that were multiplied by them.
+    """
 
     variant: str
     base: str
     base_fingerprint: str
     recipe: dict[str, Any]
+    folds: dict[str, list[str]] = field(default_factory=dict)
 
 
 def write_manifest(folder: Path, files: dict[str, FileRecord], origin: Origin) -> None:
@@ -37,6 +40,7 @@ def write_manifest(folder: Path, files: dict[str, FileRecord], origin: Origin) -
         "base": origin.base,
         "base_fingerprint": origin.base_fingerprint,
         "recipe": origin.recipe,
+        "folds": origin.folds,
         "files": {name: {"size": record.size, "sha256": record.sha256} for name, record in sorted(files.items())},
         "software": {name: version(name) for name in _SOFTWARE} | {"python": platform.python_version()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

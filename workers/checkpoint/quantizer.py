@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
@@ -22,13 +23,18 @@ _NAME = "slimserve"
 
 
 class VacantLinear(nn.Module):
-    """The place of a compressed linear that is not read yet. It keeps the linear's bias, which the loader fills."""
+    """The place of a compressed linear that is not read yet. It keeps the linear's bias, which the loader fills.
+
+    weight: no parameter and without memory, so nothing misses it; for initializers that write to the weights of their
+    children whether these are loaded or not (mamba's and gpt_bigcode's do).
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         self.bias = linear.bias
+        self.weight = torch.empty(linear.weight.shape, device="meta")
 
     def forward(self, x: Tensor) -> Tensor:
         """Never called: a model is used when all places are filled."""

@@ -30,6 +30,7 @@ _WEIGHT = ".weight"
 class StoredNames:
     """modules: stored weight -> module that multiplies with it as it is stored, experts as they are named when split.
 
+    destinations: every stored tensor -> see `LoadRules.destination`.
     experts: fused module that can be split -> its part of `modules`. fused: fused module that cannot be -> reason.
     unfusable: those of `experts` whose names tell transformers nothing: it cannot load them unless they are split.
     """
@@ -38,6 +39,7 @@ class StoredNames:
     experts: dict[str, dict[str, str]]
     fused: dict[str, str]
     unfusable: frozenset[str]
+    destinations: dict[str, tuple[str, str | None]]
 
 
 def stored_names(model: PreTrainedModel, names: Iterable[str]) -> StoredNames:
@@ -63,6 +65,7 @@ def stored_names(model: PreTrainedModel, names: Iterable[str]) -> StoredNames:
         experts=experts,
         fused=fused,
         unfusable=frozenset(path for path in experts if found.is_split_already(path)),
+        destinations=found.destinations,
     )
 
 
@@ -125,7 +128,7 @@ class LoadRules:
 
 
 class _Destinations:
-    """All stored tensors, by where they go. as_stored: parameter -> name. stacks: fused parameter -> pattern -> names,
+    """All stored tensors and where they go. as_stored: parameter -> name. stacks: fused parameter -> pattern -> names,
     in the order in which transformers stacks them.
     """
 
@@ -133,8 +136,9 @@ class _Destinations:
         self.rules = rules
         self.as_stored: dict[str, str] = {}
         self.stacks: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for name in sorted(names, key=dot_natural_key):
-            parameter, pattern = rules.destination(name)
+        self.destinations = {name: rules.destination(name) for name in names}
+        for name in sorted(self.destinations, key=dot_natural_key):
+            parameter, pattern = self.destinations[name]
             if pattern is not None:
                 self.stacks[parameter][pattern].append(name)
             elif parameter in rules.parameters:

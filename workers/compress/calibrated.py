@@ -2,7 +2,8 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -31,13 +32,15 @@ from workers.protocol.specs import CompressSpec
 class LayerResults:
     """What a layer job has made. tensors: by their final names, in the files of the finished layers. errors: relative
     output error of each module on the calibration data. num_tokens: of that data, per module. fallbacks: modules that
-    were rounded without their method, and why.
+    were rounded without their method, and why. folds, unfolded: see `FoldedScales`.
     """
 
     tensors: dict[str, TensorHeader] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     num_tokens: dict[str, int] = field(default_factory=dict)
     fallbacks: dict[str, str] = field(default_factory=dict)
+    folds: dict[str, list[str]] = field(default_factory=dict)
+    unfolded: dict[str, str] = field(default_factory=dict)
 
 
 def make_layers(
@@ -51,11 +54,10 @@ def make_layers(
 ) -> LayerResults:
     """Compress every layer that an earlier attempt has not finished.
 
-    Finished layers stay if the process dies or a WorkerError ends it; an OSError, such as a full disk, removes them.
     Raises WorkerError: invalid_request without calibration text, unsupported_model, or what `poll` raises; OSError.
     """
     token_ids = _token_ids(spec)
-    staged = StagedLayers(layers_folder(spec), _frozen(spec, headers, token_ids))
+    staged = StagedLayers(_layers_folder(spec), _frozen(spec, headers, token_ids))
     scratch = Path(spec.output_dir + ".activations")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
@@ -71,18 +73,33 @@ def make_layers(
             report=report,
             poll=poll,
         ).run()
-    except OSError as error:
-        # A lost connection is no reason to forget finished layers; a full disk is.
-        if not isinstance(error, ConnectionError):
-            staged.remove()
-        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return _results(staged)
 
 
-def layers_folder(spec: CompressSpec) -> Path:
-    """Where finished layers are kept."""
+@contextmanager
+def keeping_layers(spec: CompressSpec) -> Iterator[None]:
+    """Finished layers stay if the process dies or a WorkerError ends it; an OSError, such as a full disk, removes them.
+
+    So does success: until the variant is whole, they are what a killed job goes on from.
+    """
+    try:
+        yield
+    except ConnectionError:
+        # An OSError too, and no reason to forget anything.
+        raise
+    except OSError:
+        _forget_layers(spec)
+        raise
+    _forget_layers(spec)
+
+
+def _forget_layers(spec: CompressSpec) -> None:
+    shutil.rmtree(_layers_folder(spec), ignore_errors=True)
+
+
+def _layers_folder(spec: CompressSpec) -> Path:
     return Path(spec.output_dir + ".layers")
 
 
@@ -94,6 +111,8 @@ def _results(staged: StagedLayers) -> LayerResults:
         found.errors.update({module: after for module, (_, after) in note["errors"].items()})
         found.num_tokens.update(note["tokens"])
         found.fallbacks.update(note["fallbacks"])
+        found.folds.update(note["folds"])
+        found.unfolded.update(note["unfolded"])
     return found
 
 

@@ -2,9 +2,11 @@
 
 from collections import Counter
 
+from workers.compress.calibrated import LayerResults
+from workers.compress.layer_inputs import family
 from workers.compress.plan import CompressionPlan
 from workers.protocol.recipe_names import method_of, variant_suffix
-from workers.protocol.recipes import CastRecipe
+from workers.protocol.recipes import CastRecipe, SmoothQuantRecipe
 from workers.protocol.specs import CompressSpec
 
 _TEXT = """\
@@ -26,7 +28,7 @@ tags: [{layout}, {method}]
 Kept as they were:
 
 {kept}
-
+{folds}
 Load it with `slimserve load`, or with {readers}.
 `manifest.json` has the SHA-256 of every file.
 """
@@ -41,18 +43,19 @@ library_name: transformers
 
 It is a plain checkpoint. `manifest.json` has the SHA-256 of every file.
 """
-_READERS = {
-    "gptq": "transformers where `gptqmodel` is installed, and vLLM",
-    "gptq_v2": "transformers where `gptqmodel` is installed, and vLLM",
-    "awq": "transformers where `gptqmodel` is installed, and vLLM",
-    "bitsandbytes": "transformers where `bitsandbytes` is installed",
-    "fp8": "transformers on a GPU, and vLLM",
-}
-_OTHER_READERS = "transformers where `compressed-tensors` is installed, and vLLM"
+_GPTQMODEL = "transformers where `gptqmodel` is installed"
+_COMPRESSED_TENSORS = "transformers where `compressed-tensors` is installed"
 
 
 def model_card(
-    spec: CompressSpec, plan: CompressionPlan, *, layout: str, base_bytes: int, weight_bytes: int, mean_error: float
+    spec: CompressSpec,
+    plan: CompressionPlan,
+    layers: LayerResults,
+    *,
+    layout: str,
+    base_bytes: int,
+    weight_bytes: int,
+    mean_error: float,
 ) -> str:
     """The card as Markdown. mean_error: see `CompressResult`."""
     reasons = Counter(plan.kept.values())
@@ -63,14 +66,50 @@ def model_card(
         method=method_of(spec.recipe),
         recipe=variant_suffix(spec.recipe),
         layout=layout,
-        readers=_READERS.get(layout, _OTHER_READERS),
+        readers=_readers(layout, spec),
         weight_bytes=weight_bytes,
         base_bytes=base_bytes,
         ratio=weight_bytes / base_bytes,
         num_compressed=len(plan.targets),
         mean_error=mean_error,
         kept=kept,
+        folds=_folds(layers),
     )
+
+
+def _readers(layout: str, spec: CompressSpec) -> str:
+    """Who else reads these files: docs/formats.md tells how that was tried."""
+    is_symmetric = getattr(spec.recipe, "symmetric", True)
+    match layout:
+        case "gptq" | "awq":
+            return f"{_GPTQMODEL}, and vLLM"
+        case "gptq_v2":
+            return f"{_GPTQMODEL}, and vLLM" if is_symmetric else _GPTQMODEL
+        case "bitsandbytes":
+            return "transformers where `bitsandbytes` is installed"
+        case "fp8":
+            return "transformers on a GPU, and vLLM"
+        case "pack-quantized" if not is_symmetric:
+            return "vLLM"
+        case "int-quantized" if not isinstance(spec.recipe, SmoothQuantRecipe):
+            return _COMPRESSED_TENSORS
+        case _:
+            is_head_read = not spec.quantize_head
+            return f"{_COMPRESSED_TENSORS}, and vLLM" if is_head_read else _COMPRESSED_TENSORS
+
+
+def _folds(layers: LayerResults) -> str:
+    """What was divided by which linears' scales; the same in many layers is one line. Nothing for other methods."""
+    if not layers.folds and not layers.unfolded:
+        return ""
+    alike = Counter(
+        (family(module), ", ".join(f"`{name}`" for name in sorted(set(map(family, readers)))))
+        for module, readers in layers.folds.items()
+    )
+    lines = [f"- {count} x `{module}`, for {readers}" for (module, readers), count in alike.items()]
+    reasons = Counter(layers.unfolded.values())
+    lines += [f"- {count} x no scales: {reason}" for reason, count in sorted(reasons.items())]
+    return "\nDivided by the scales of the linears that read them:\n\n" + "\n".join(lines) + "\n"
 
 
 def cast_card(spec: CompressSpec, *, base_bytes: int, weight_bytes: int) -> str:

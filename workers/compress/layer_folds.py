@@ -22,12 +22,14 @@ _NOT_THE_SAME = "with scales the layer did not compute the same"
 @dataclass(slots=True)
 class FoldedScales:
     """factors: module -> what its columns were multiplied by, (K,), fp32. tensors: other parameters that were changed,
-    by stored name. reasons: module -> what took the inverse, or why nothing did.
+    by stored name. folds: module that took the inverse -> all linears that read it. unfolded: module that got no scales
+    -> why.
     """
 
     factors: dict[str, Tensor] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
+    folds: dict[str, list[str]] = field(default_factory=dict)
+    unfolded: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,24 +62,23 @@ class LayerFolds:
         shared = {site.predecessor: self._shared_observer(site, wanting) for site in sites}
         common = {f"{self.inputs.name}.{name}": held for name, held in shared.items() if held is not None}
         self.inputs.observe(observers, common)
-        result = FoldedScales(reasons=dict.fromkeys(wanting, _NOTHING))
+        result = FoldedScales(unfolded=dict.fromkeys(wanting, _NOTHING))
         chosen: list[_Chosen] = []
         for site in sites:
             self.inputs.poll()
             readers = self._wanting(site, wanting)
             observed = shared[site.predecessor] or observers[wanting[readers[0]]]
             factors = self._choose(readers, observed) if is_enough(observed.num_tokens) else None
-            reason = f"{self.inputs.name}.{site.predecessor}"
-            if factors is None:
-                reason = _NO_GAIN if is_enough(observed.num_tokens) else _TOO_FEW
-            else:
+            if factors is not None:
                 chosen.append(_Chosen(site=site, factors=factors))
-            result.reasons |= dict.fromkeys(self._wanting(site, wanting, every=True), reason)
+                continue
+            reason = _NO_GAIN if is_enough(observed.num_tokens) else _TOO_FEW
+            result.unfolded |= dict.fromkeys(self._wanting(site, wanting, every=True), reason)
         if chosen and not self._apply(chosen, result):
             self.inputs.walk.refill(self.inputs.index)
-            folded = {f"{self.inputs.name}.{reader}" for one in chosen for reader in one.site.readers}
-            changed = {module: _NOT_THE_SAME for module in wanting if module in folded}
-            return FoldedScales(reasons=result.reasons | changed)
+            changed = {module: _NOT_THE_SAME for module in wanting if module in result.factors}
+            return FoldedScales(unfolded=result.unfolded | changed)
+        result.unfolded = {module: why for module, why in result.unfolded.items() if module not in result.factors}
         return result
 
     def _sites(self, wanting: list[str]) -> list[FoldSite]:
@@ -120,7 +121,9 @@ class LayerFolds:
         exact = self.inputs.run_first()
         for one in chosen:
             factors = fold(layer, one.site, one.factors, storage)
-            result.factors |= {f"{self.inputs.name}.{reader}": factors for reader in one.site.readers}
+            readers = [f"{self.inputs.name}.{reader}" for reader in one.site.readers]
+            result.factors |= dict.fromkeys(readers, factors)
+            result.folds.setdefault(f"{self.inputs.name}.{one.site.predecessor}", []).extend(readers)
         if not is_same(self.inputs.run_first(), exact, self.inputs.first):
             return False
         for one in chosen:

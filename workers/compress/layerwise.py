@@ -22,7 +22,6 @@ from workers.compress.one_layer import LayerCompression
 from workers.compress.plan import CompressionPlan
 from workers.compress.staged_layers import StagedLayers
 from workers.compress.walk import LayerWalk
-from workers.device import memory_used_bytes
 from workers.protocol.messages import JobProgress
 from workers.protocol.recipes import Recipe
 
@@ -45,7 +44,8 @@ class LayerJob:
     started_at_s: float = field(default_factory=time.monotonic)
     _methods: dict[Recipe, CalibratedMethod | None] = field(default_factory=dict)
     _finder: FoldFinder = field(default_factory=FoldFinder)
-    _num_resumed: int = 0
+    _num_left: int = 0
+    _num_made: int = 0
 
     def run(self) -> None:
         """Compress every layer that is not finished yet. Raises WorkerError, OSError, or what `poll` raises."""
@@ -53,8 +53,8 @@ class LayerJob:
             recipe: calibrated_method(recipe, self.layout.scale_dtype)
             for recipe in {self.main, *self.plan.recipes.values()}
         }
-        self._num_resumed = self.staged.num_finished
         num_layers = len(self.walk.layers)
+        self._num_left = sum(len(self._targets(index)) for index in range(self.staged.num_finished, num_layers))
         for index in range(num_layers):
             if index >= self.staged.num_finished:
                 self._compress(index)
@@ -110,21 +110,21 @@ class LayerJob:
         return found
 
     def _tell(self, index: int, module: str, rounded: Rounded, seconds: float) -> None:
-        num_layers = len(self.walk.layers)
-        num_done = index - self._num_resumed
+        self._num_made, self._num_left = self._num_made + 1, self._num_left - 1
         elapsed_s = time.monotonic() - self.started_at_s
+        recipe = self.plan.recipes[module]
         self.report(
             JobProgress(
                 phase="compressing",
                 done=index,
-                total=num_layers,
-                unit=module,
-                error=rounded.error_after,
-                error_before=rounded.error_before,
+                total=len(self.walk.layers),
+                module=module,
+                layer=index,
+                num_layers=len(self.walk.layers),
+                error_before=rounded.error_before if self._methods[recipe] is not None else None,
                 error_after=rounded.error_after,
                 seconds=seconds,
-                eta_s=elapsed_s / num_done * (num_layers - index) if num_done else None,
-                rss_bytes=memory_used_bytes(torch.device("cpu")),
+                eta_s=elapsed_s / self._num_made * self._num_left,
             )
         )
         self.poll()

@@ -41,19 +41,26 @@ class Part:
 
 @dataclass(slots=True, kw_only=True)
 class LayerResult:
-    """What has become of a layer. tensors: by stored name. errors: [before, after], by module. folds: module -> what
-    took the inverse of its scales, or why nothing did.
+    """What has become of a layer. tensors: by stored name. errors: [before, after], by module. folds, unfolded: see
+    `FoldedScales`.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     errors: dict[str, list[float]] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     fallbacks: dict[str, str] = field(default_factory=dict)
-    folds: dict[str, str] = field(default_factory=dict)
+    folds: dict[str, list[str]] = field(default_factory=dict)
+    unfolded: dict[str, str] = field(default_factory=dict)
 
     def note(self) -> dict[str, Any]:
         """All but the tensors, as JSON data."""
-        return {"errors": self.errors, "tokens": self.tokens, "fallbacks": self.fallbacks, "folds": self.folds}
+        return {
+            "errors": self.errors,
+            "tokens": self.tokens,
+            "fallbacks": self.fallbacks,
+            "folds": self.folds,
+            "unfolded": self.unfolded,
+        }
 
 
 @dataclass(slots=True, kw_only=True)
@@ -136,7 +143,8 @@ class LayerCompression:
         wanting = {module: part.modules[0] for part in parts for module in self._with_own(part)}
         self._scales = folds.fold(wanting, observers, self._is_enough)
         self.result.tensors |= self._scales.tensors
-        self.result.folds |= self._scales.reasons
+        self.result.folds |= self._scales.folds
+        self.result.unfolded |= self._scales.unfolded
         return observers
 
     def _with_own(self, part: Part) -> list[str]:

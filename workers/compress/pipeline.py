@@ -36,11 +36,11 @@ from workers.checkpoint.save import (
     write_file,
 )
 from workers.checkpoint.tokenizer import COPIED_FILES, FAST_TOKENIZER, ensure_fast_tokenizer
-from workers.compress.calibrated import LayerResults, layers_folder, make_layers
+from workers.compress.calibrated import LayerResults, keeping_layers, make_layers
 from workers.compress.card import cast_card, model_card
 from workers.compress.pieces import Cast, Piece, cast_pieces, compressed_pieces
-from workers.compress.plan import Wishes, plan_compression
-from workers.device import memory_used_bytes, resolve_device
+from workers.compress.plan import CompressionPlan, Wishes, plan_compression
+from workers.device import resolve_device
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.messages import CompressResult, JobProgress
 from workers.protocol.recipe_names import (
@@ -60,20 +60,19 @@ _SMALL_FILES_BYTES = 64 * 2**20
 
 @dataclass(slots=True, kw_only=True)
 class _Progress:
-    """Counts bytes of the base and tells the front end after each tensor; `poll` raises when the job is cancelled."""
+    """Counts bytes of the base and tells the front end after each tensor; `poll` raises when the job is cancelled.
 
+    plan: knows the layers; None for a cast.
+    """
+
+    phase: str
+    plan: CompressionPlan | None
     report: Callable[[JobProgress], None]
     poll: Callable[[], None]
     total: int
     started_at_s: float = field(default_factory=time.monotonic)
     done: int = 0
     errors: list[float] = field(default_factory=list)
-
-    @classmethod
-    def of(
-        cls, headers: CheckpointHeaders, report: Callable[[JobProgress], None], poll: Callable[[], None]
-    ) -> "_Progress":
-        return cls(report=report, poll=poll, total=headers.weight_bytes)
 
     def finish(self, piece: Piece, seconds: float) -> None:
         self.done = min(self.total, self.done + piece.source.num_bytes)
@@ -82,14 +81,15 @@ class _Progress:
         elapsed_s = time.monotonic() - self.started_at_s
         self.report(
             JobProgress(
-                phase="compressing",
+                phase=self.phase,
                 done=self.done,
                 total=self.total,
-                unit=piece.unit,
-                error=piece.error,
+                module=piece.unit,
+                layer=None if self.plan is None else self.plan.layer_of(piece.unit),
+                num_layers=None if self.plan is None else self.plan.num_layers,
+                error_after=piece.error,
                 seconds=seconds,
                 eta_s=elapsed_s / self.done * (self.total - self.done) if self.done else None,
-                rss_bytes=memory_used_bytes(torch.device("cpu")),
             )
         )
         self.poll()
@@ -134,9 +134,9 @@ class _Job:
                 self.config[key] = str(_DTYPES[name]).removeprefix("torch.")
         self._check_room(pieces, 1)
         with staging(Path(self.spec.output_dir)):
-            made = self._write(pieces)
+            made = self._write(pieces, None, "compressing")
             card = cast_card(self.spec, base_bytes=self.headers.weight_bytes, weight_bytes=_bytes_of(pieces))
-            disk_bytes = self._finish(made.records, card)
+            disk_bytes = self._finish(made.records, card, {})
         num_cast = sum(isinstance(piece, Cast) for piece in pieces)
         return CompressResult(
             weight_bytes=_bytes_of(pieces),
@@ -152,7 +152,55 @@ class _Job:
     def compress(self) -> CompressResult:
         """Choose codes for every planned linear and write them in the layout."""
         spec, layout = self.spec, LAYOUTS[self.spec.layout or default_layout(self.spec.recipe)]
+        plan = self._plan(layout)
+        self.config["quantization_config"] = layout.quantization_config(plan.groups(), plan.ignore)
+        if plan.tied_head is not None:
+            self.config["tie_word_embeddings"] = False
+        device = resolve_device(spec.device)
+        is_calibrated = any(map(needs_calibration, plan.recipes.values()))
+        # Finished layers lie beside the variant until it is whole.
+        self._check_room(compressed_pieces(self.headers, plan, layout, device, {}), 2 if is_calibrated else 1)
+        self.poll()
+        with staging(Path(spec.output_dir)), keeping_layers(spec):
+            layers = LayerResults()
+            if is_calibrated:
+                layers = make_layers(
+                    spec, self.headers, plan, layout, self.config["quantization_config"], self.report, self.poll
+                )
+            pieces = compressed_pieces(self.headers, plan, layout, device, layers.tensors)
+            made = self._write(pieces, plan, "writing" if is_calibrated else "compressing")
+            weight_bytes = _bytes_of(pieces)
+            errors = [*layers.errors.values(), *made.errors]
+            card = model_card(
+                spec,
+                plan,
+                layers,
+                layout=layout.name,
+                base_bytes=self.headers.weight_bytes,
+                weight_bytes=weight_bytes,
+                mean_error=_mean(errors),
+            )
+            disk_bytes = self._finish(made.records, card, layers.folds)
+        main = plan.groups()[0].scheme
+        return CompressResult(
+            weight_bytes=weight_bytes,
+            disk_bytes=disk_bytes,
+            num_compressed=len(plan.targets),
+            kept=plan.kept,
+            bits=main.num_bits,
+            format=main.format,
+            layout=layout.name,
+            mean_error=_mean(errors),
+            fallbacks=layers.fallbacks,
+            num_tokens=layers.num_tokens,
+            folds=layers.folds,
+            unfolded=layers.unfolded,
+        )
+
+    def _plan(self, layout: Layout) -> CompressionPlan:
+        """What becomes of each tensor; from here on, fused experts are read one by one. Raises as `compress`."""
         self._refuse_unreadable_head(layout)
+        spec = self.spec
         wishes = Wishes(
             recipe=spec.recipe,
             layout=layout,
@@ -168,47 +216,7 @@ class _Job:
             raise WorkerError(
                 WorkerErrorCode.UNSUPPORTED_MODEL, f"nothing in base {spec.base!r} can be compressed: {reasons}"
             )
-        self.config["quantization_config"] = layout.quantization_config(plan.groups(), plan.ignore)
-        if plan.tied_head is not None:
-            self.config["tie_word_embeddings"] = False
-        device = resolve_device(spec.device)
-        is_calibrated = any(map(needs_calibration, plan.recipes.values()))
-        # Finished layers lie beside the variant until it is whole.
-        self._check_room(compressed_pieces(self.headers, plan, layout, device, {}), 2 if is_calibrated else 1)
-        self.poll()
-        with staging(Path(spec.output_dir)):
-            layers = LayerResults()
-            if is_calibrated:
-                layers = make_layers(
-                    spec, self.headers, plan, layout, self.config["quantization_config"], self.report, self.poll
-                )
-            pieces = compressed_pieces(self.headers, plan, layout, device, layers.tensors)
-            made, weight_bytes = self._write(pieces), _bytes_of(pieces)
-            errors = [*layers.errors.values(), *made.errors]
-            card = model_card(
-                spec,
-                plan,
-                layout=layout.name,
-                base_bytes=self.headers.weight_bytes,
-                weight_bytes=weight_bytes,
-                mean_error=_mean(errors),
-            )
-            disk_bytes = self._finish(made.records, card)
-        # Only now: until the variant is whole, the layers are what a killed job goes on from.
-        shutil.rmtree(layers_folder(spec), ignore_errors=True)
-        main = plan.groups()[0].scheme
-        return CompressResult(
-            weight_bytes=weight_bytes,
-            disk_bytes=disk_bytes,
-            num_compressed=len(plan.targets),
-            kept=plan.kept,
-            bits=main.num_bits,
-            format=main.format,
-            layout=layout.name,
-            mean_error=_mean(errors),
-            fallbacks=layers.fallbacks,
-            num_tokens=layers.num_tokens,
-        )
+        return plan
 
     def _refuse_unreadable_head(self, layout: Layout) -> None:
         if self.spec.quantize_head and layout.name in LAYOUTS_WITHOUT_HEAD:
@@ -232,9 +240,11 @@ class _Job:
         if needed > free:
             raise disk_full(needed, free)
 
-    def _write(self, pieces: list[Piece]) -> "_Written":
+    def _write(self, pieces: list[Piece], plan: CompressionPlan | None, phase: str) -> "_Written":
         """One piece after the other, in the base's order."""
-        progress = _Progress.of(self.headers, self.report, self.poll)
+        progress = _Progress(
+            phase=phase, plan=plan, report=self.report, poll=self.poll, total=self.headers.weight_bytes
+        )
         planned = [tensor for piece in pieces for tensor in piece.planned()]
         with CheckpointWriter(Path(self.spec.output_dir), planned) as writer:
             for piece in pieces:
@@ -245,12 +255,12 @@ class _Job:
             writer.finish()
         return _Written(records=dict(writer.records), errors=progress.errors)
 
-    def _finish(self, records: dict[str, FileRecord], card: str) -> int:
+    def _finish(self, records: dict[str, FileRecord], card: str, folds: dict[str, list[str]]) -> int:
         """Small files, manifest, sync. Returns the bytes of all files."""
         base, output = Path(self.spec.base_path), Path(self.spec.output_dir)
         records |= _write_small_files(base, output, self.config)
         records["README.md"] = write_file(output, "README.md", card.encode())
-        write_manifest(output, records, _origin(self.spec, fingerprint(base, self.headers)))
+        write_manifest(output, records, _origin(self.spec, fingerprint(base, self.headers), folds))
         sync_folder(output)
         sync_folder(output.parent)
         return sum(record.size for record in records.values()) + (output / MANIFEST).stat().st_size
@@ -285,7 +295,7 @@ def _write_small_files(base: Path, output: Path, config: dict[str, Any]) -> dict
     return records
 
 
-def _origin(spec: CompressSpec, base_fingerprint: str) -> Origin:
+def _origin(spec: CompressSpec, base_fingerprint: str, folds: dict[str, list[str]]) -> Origin:
     recipe = {
         "method": method_of(spec.recipe),
         **{name: value for name, value in msgspec.to_builtins(spec.recipe).items() if name != "type"},
@@ -297,4 +307,4 @@ def _origin(spec: CompressSpec, base_fingerprint: str) -> Origin:
     }
     if spec.calibration is not None:
         recipe["calibration_sha256"] = hashlib.sha256(Path(spec.calibration.token_ids_path).read_bytes()).hexdigest()
-    return Origin(variant=spec.variant, base=spec.base, base_fingerprint=base_fingerprint, recipe=recipe)
+    return Origin(variant=spec.variant, base=spec.base, base_fingerprint=base_fingerprint, recipe=recipe, folds=folds)

@@ -18,8 +18,9 @@ from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.recipe_names import variant_suffix
 from workers.protocol.recipes import Override, Recipe
 
-# Read by their modelling code as raw numbers, not called as layers.
-_READ_DIRECTLY = frozenset({"dt_proj"})
+# Weights that modelling code takes as raw numbers: Mamba's recurrence multiplies with the first, RWKV divides the
+# others in place before its first forward pass.
+_TOUCHED_DIRECTLY = ("dt_proj", "attention.output", "feed_forward.value")
 # A router's small error sends tokens to other experts; its bytes are nothing.
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
 _COMPRESSIBLE = frozenset({"F32", "BF16", "F16"})
@@ -30,7 +31,7 @@ class CompressionPlan:
     """targets: stored tensor name -> module name, to be compressed. recipes, schemes: of each such module. kept: module
     name -> reason, for every other module with a weight matrix. ignore: stored names of what readers of
     the format must leave alone. tied_head: the stored embedding that is the output head too and is compressed as such,
-    beside the embedding itself.
+    beside the embedding itself. layers: name of the list of the decoder's layers; num_layers: its length.
     """
 
     targets: dict[str, str]
@@ -39,7 +40,16 @@ class CompressionPlan:
     kept: dict[str, str]
     ignore: list[str]
     head: str
+    layers: str
+    num_layers: int
     tied_head: str | None = None
+
+    def layer_of(self, module: str) -> int | None:
+        """The number of the decoder layer that a module is in; None if it is in none."""
+        if not module.startswith(f"{self.layers}."):
+            return None
+        number = module.removeprefix(f"{self.layers}.").partition(".")[0]
+        return int(number) if number.isdecimal() else None
 
     def stored_name(self, module: str) -> str:
         """The name of a compressed module in the files, without `.weight`."""
@@ -84,7 +94,8 @@ def plan_compression(model: PreTrainedModel, headers: CheckpointHeaders, wishes:
     """
     names = split_stored_experts(model, headers.tensors)
     stored_of = {module: stored for stored, module in names.modules.items()}
-    inside = _decoder_modules(model)
+    path, layers = decoder_layers(model)
+    inside = {f"{path}.{name}" for name, _ in layers.named_modules() if name} | {path}
     head, tied_head = _head(model, stored_of)
     plan = CompressionPlan(
         targets={},
@@ -93,6 +104,8 @@ def plan_compression(model: PreTrainedModel, headers: CheckpointHeaders, wishes:
         kept={},
         ignore=[],
         head=head,
+        layers=path,
+        num_layers=len(layers),
         tied_head=tied_head if wishes.quantize_head else None,
     )
     for name, module in model.named_modules():
@@ -179,8 +192,8 @@ def _reason_to_keep(name: str, module: nn.Module, inside: set[str]) -> str | Non
     last = name.rpartition(".")[2]
     if last in _ROUTERS:
         return "a router of a mixture of experts"
-    if last in _READ_DIRECTLY:
-        return "read directly by the recurrence"
+    if f".{name}".endswith(tuple(f".{touched}" for touched in _TOUCHED_DIRECTLY)):
+        return "its modelling code reads or changes the weight directly"
     if not isinstance(module, nn.Linear):
         return f"no linear layer ({type(module).__name__})"
     return None if name in inside else "outside the decoder layers"
@@ -199,9 +212,3 @@ def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
         raise WorkerError(WorkerErrorCode.UNSUPPORTED_MODEL, "the model has no list of decoder layers")
     layers = max(lists, key=lambda found: sum(parameter.numel() for parameter in found.parameters()))
     return next(name for name, module in model.named_modules() if module is layers), layers
-
-
-def _decoder_modules(model: PreTrainedModel) -> set[str]:
-    """Names of all modules inside the decoder's layers."""
-    path, layers = decoder_layers(model)
-    return {f"{path}.{name}" for name, _ in layers.named_modules() if name} | {path}

@@ -68,10 +68,6 @@ class StagedLayers:
         """What the file of a finished layer holds, by name."""
         return read_header(self.folder / _file_name(index))[1]
 
-    def remove(self) -> None:
-        """Forget everything: the job is done, or will never be."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _trusted(self) -> list[dict[str, Any]]:
         """The notes of the leading layers whose files have the bytes that were written."""
         notes: list[dict[str, Any]] = []

@@ -19,11 +19,14 @@ from transformers.utils import logging as transformers_logging
 
 from workers.checkpoint.headers import CheckpointHeaders
 from workers.checkpoint.load import build_skeleton
-from workers.checkpoint.stored_names import LoadRules, split_stored_experts
+from workers.checkpoint.stored_names import split_stored_experts
 from workers.checkpoint.tensors import TORCH_DTYPES, read_tensor
 from workers.compress.plan import decoder_layers
 from workers.formats.experts import fill_experts
 from workers.protocol.errors import WorkerError, WorkerErrorCode
+
+# What a layer returns beside its hidden states, in a pass that only notes how layers are called.
+_COMPANION = object()
 
 
 class _EnoughError(Exception):
@@ -41,17 +44,16 @@ class LayerWalk:
         self.device = device
         self._headers = headers
         self._mapping: Any = get_model_conversion_mapping(self.model)
-        rules = LoadRules(self.model)
-        destinations = {name: rules.destination(name) for name in headers.tensors}
         # Experts are given their weights by hand: for transformers the model has none of these any more.
-        experts = split_stored_experts(self.model, headers.tensors).experts
-        self._experts = {stored: module for own in experts.values() for stored, module in own.items()}
-        self._parameters = {name: parameter for name, (parameter, _) in destinations.items()}
+        names = split_stored_experts(self.model, headers.tensors)
+        self._experts = {stored: module for own in names.experts.values() for stored, module in own.items()}
+        self._parameters = {name: parameter for name, (parameter, _) in names.destinations.items()}
         self._parameters |= {stored: f"{module}.weight" for stored, module in self._experts.items()}
-        renamed = [name for name, (_, pattern) in destinations.items() if pattern is None or name in self._experts]
+        renamed = [n for n, (_, pattern) in names.destinations.items() if pattern is None or n in self._experts]
         self._stored = {self._parameters[name]: name for name in renamed}
         self.path, self.layers = decoder_layers(self.model)
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._has_companion = False
 
     def stored_names(self, index: int) -> list[str]:
         """Names of the tensors that the files hold for one layer, in the files' order."""
@@ -111,7 +113,7 @@ class LayerWalk:
         self.model.tie_weights()
         try:
             for ids, hidden in samples:
-                with _in_place_of_forward(self.layers, _constant(hidden)):
+                with _in_place_of_forward(self.layers, _constant(self._as_returned(hidden))):
                     output = self.model(input_ids=ids[None].to(self.device), use_cache=False)
                 yield output.logits[0]
         finally:
@@ -127,18 +129,23 @@ class LayerWalk:
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         wanted = len(self.layers) if is_first else 1
 
-        def noting(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        def noting(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
             inputs.append(hidden)
             calls.append((args, kwargs))
             if len(calls) == wanted:
                 raise _EnoughError
-            return hidden
+            return self._as_returned(hidden)
 
         try:
             with _in_place_of_forward(self.layers, noting), suppress(_EnoughError):
                 self.model.get_decoder()(input_ids=ids, use_cache=False)
         except (TypeError, ValueError, AttributeError) as error:
+            if not self._has_companion:
+                self._has_companion = True
+                return self._note_calls(ids, is_first=is_first)
             raise _cannot_walk(f"its decoder does not call its layers with hidden states alone ({error})") from error
+        if any(given is _COMPANION for args, kwargs in calls for given in (*args, *kwargs.values())):
+            raise _cannot_walk("its layers hand each other more than hidden states")
         if len(calls) < wanted:
             raise _cannot_walk(f"its decoder calls {len(calls)} of its {wanted} layers")
         if is_first:
@@ -146,6 +153,10 @@ class LayerWalk:
         elif not _are_equal(calls[0], self._calls[0]):
             raise _cannot_walk("its layers see the tokens directly")
         return inputs[0]
+
+    def _as_returned(self, hidden: Tensor) -> Any:
+        """As the decoder wants it of a layer: hidden states, alone or with a companion."""
+        return (hidden, _COMPANION) if self._has_companion else hidden
 
     def _materialize(self, module: nn.Module, names: list[str], tensors: dict[str, Tensor] | None = None) -> None:
         """Load the stored tensors, renamed and fused as the architecture wants, then compute the buffers."""
@@ -162,29 +173,33 @@ class LayerWalk:
             convert_and_load_state_dict_in_model(self.model, plain, config)
         experts = {name: self._experts[name] for name in names if name in self._experts}
         fill_experts(self.model, experts, read, device=self.device, dtype=torch.float32)
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+            # Tells transformers' initializers below to leave what has been read alone.
+            parameter._is_hf_initialized = True  # type: ignore[attr-defined]
         for part in module.modules():
-            for parameter in part.parameters(recurse=False):
-                parameter.requires_grad_(False)
-                # Tells transformers' initializers below to leave what has been read alone.
-                parameter._is_hf_initialized = True  # type: ignore[attr-defined]
             self._compute_buffers(part)
 
     def _compute_buffers(self, module: nn.Module) -> None:
         """Fill buffers that no file holds: inverse frequencies and the like.
 
-        Raises WorkerError (unsupported_model) for a buffer that the architecture's initializer does not fill: its
-        number would be whatever the memory held before.
+        By the architecture's initializer of the module, and by that of the decoder, which may hand out what it computes
+        for all layers. Raises WorkerError (unsupported_model) for a buffer that neither fills: its number would be
+        whatever the memory held before.
         """
         empty = {name for name, buffer in module.named_buffers(recurse=False) if buffer.device.type == "meta"}
-        found: list[dict[str, Tensor]] = []
-        for filling in (0, 1) if empty else ():
-            for name in empty:
-                module._buffers[name] = torch.full_like(module.get_buffer(name), filling, device=self.device)
-            self.model._init_weights(module)
-            found.append({name: module.get_buffer(name) for name in empty})
-        for name in empty:
-            if not torch.equal(found[0][name], found[1][name]):
-                raise _cannot_walk(f"no file holds its buffer {name!r} of {type(module).__name__}")
+        for owner in (module, self.model.get_decoder()) if empty else ():
+            found: list[dict[str, Tensor]] = []
+            for filling in (0, 1):
+                for name in empty:
+                    module._buffers[name] = torch.full_like(module.get_buffer(name), filling, device=self.device)
+                # Of other layers' buffers, which the decoder's initializer fills too, some were made in this mode.
+                with torch.inference_mode():
+                    self.model._init_weights(owner)
+                found.append({name: module.get_buffer(name) for name in empty})
+            empty = {name for name in empty if not torch.equal(found[0][name], found[1][name])}
+        if empty:
+            raise _cannot_walk(f"no file holds its buffer {min(empty)!r} of {type(module).__name__}")
 
 
 def _cannot_walk(reason: str) -> WorkerError:
@@ -205,7 +220,7 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 @contextmanager
-def _in_place_of_forward(layers: nn.ModuleList, forward: Callable[..., Tensor]) -> Iterator[None]:
+def _in_place_of_forward(layers: nn.ModuleList, forward: Callable[..., Any]) -> Iterator[None]:
     for layer in layers:
         layer.forward = forward
     try:
@@ -215,9 +230,9 @@ def _in_place_of_forward(layers: nn.ModuleList, forward: Callable[..., Tensor]) 
             del layer.forward
 
 
-def _constant(hidden: Tensor) -> Callable[..., Tensor]:
-    """A layer's forward that takes anything and returns `hidden`."""
-    return lambda *args, **kwargs: hidden
+def _constant(result: Any) -> Callable[..., Any]:
+    """A layer's forward that takes anything and returns `result`."""
+    return lambda *args, **kwargs: result
 
 
 def _are_equal(left: Any, right: Any) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from workers.protocol.errors import WorkerErrorCode
 from workers.protocol.messages import Generate, RequestError
-from workers.protocol.specs import MAX_TOP_LOGPROBS, SamplingParams
+from workers.protocol.specs import MAX_GRAMMAR_BYTES, MAX_TOP_LOGPROBS, SamplingParams
 
 MAX_STOP_TOKENS = 256
 
@@ -53,6 +53,8 @@ def _problems(request: Generate, vocab_size: int) -> Iterator[str]:
     yield from _bad_numbers(params)
     if len(params.stop_token_ids) > MAX_STOP_TOKENS:
         yield f"stop_token_ids has {len(params.stop_token_ids)} entries, at most {MAX_STOP_TOKENS} are allowed"
+    if params.grammar is not None and len(params.grammar.text.encode()) > MAX_GRAMMAR_BYTES:
+        yield f"the grammar has more than {MAX_GRAMMAR_BYTES} bytes"
     # Comparisons are written so that NaN fails them.
     if not 0 < params.top_p <= 1:
         yield f"top_p is {params.top_p}, it must be above 0 and at most 1"

@@ -9,9 +9,11 @@ import logging
 import time
 from dataclasses import dataclass
 
+from workers.boundary import Failure, attempt
 from workers.engine.admission import refusal
 from workers.engine.chunking import ChunkPacer
 from workers.engine.execution import Executor, Outcome
+from workers.engine.grammar import Grammars
 from workers.engine.runner import Runner
 from workers.engine.sampler import stop_ids
 from workers.engine.scheduler import Scheduler, is_decoding
@@ -41,7 +43,9 @@ class EngineLimits:
 class Engine:
     """One model's sequences from `add` to their last update."""
 
-    def __init__(self, runner: Runner, limits: EngineLimits, faults: Faults = NO_FAULTS) -> None:
+    def __init__(
+        self, runner: Runner, limits: EngineLimits, faults: Faults = NO_FAULTS, *, tokenizer_path: str | None = None
+    ) -> None:
         self._runner = runner
         self._limits = limits
         self._faults = faults
@@ -54,6 +58,7 @@ class Engine:
             runner.geometry, max_num_seqs=limits.max_num_seqs, pacer=self._pacer, release=runner.release
         )
         self._executor = Executor(runner, eos_token_ids=limits.eos_token_ids, faults=faults)
+        self._grammars = Grammars(tokenizer_path, vocab_size=runner.vocab_size, eos_token_ids=limits.eos_token_ids)
         self._live: dict[str, Sequence] = {}
         self._news: list[SequenceUpdate] = []
 
@@ -69,13 +74,21 @@ class Engine:
             return
         error = refusal(request, vocab_size=self._runner.vocab_size, max_model_len=self.max_model_len)
         if error is not None:
-            self._news.append(
-                SequenceUpdate(request_id=request.request_id, finish_reason=FinishReason.ERROR, error=error)
-            )
+            self._refuse(request, error)
             return
         sequence = Sequence(request_id=request.request_id, prompt_ids=request.prompt_ids, params=request.params)
+        grammar = request.params.grammar
+        if grammar is not None:
+            matcher = attempt(lambda: self._grammars.matcher(grammar), what="compiling a grammar")
+            if isinstance(matcher, Failure):
+                self._refuse(request, RequestError(code=matcher.code, message=matcher.message))
+                return
+            sequence.matcher = matcher
         self._live[request.request_id] = sequence
         self._scheduler.add(sequence)
+
+    def _refuse(self, request: Generate, error: RequestError) -> None:
+        self._news.append(SequenceUpdate(request_id=request.request_id, finish_reason=FinishReason.ERROR, error=error))
 
     def cancel(self, request_id: str) -> None:
         """Drop a sequence and free what it holds. An unknown id may have just finished, and is ignored."""
@@ -116,6 +129,9 @@ class Engine:
         if pick is not None and pick.error is not None:
             return self._fail(sequence, pick.error)
         self._advance(outcome)
+        failure = self._follow(sequence) if pick is not None and pick.token_id is not None else None
+        if failure is not None:
+            return self._fail(sequence, RequestError(code=failure.code, message=failure.message))
         if not is_first and not is_last_chunk:
             return None
         if is_last_chunk:
@@ -129,6 +145,7 @@ class Engine:
             finish_reason=sequence.finish_reason,
             num_cached_tokens=sequence.num_cached_tokens if is_first else 0,
             scheduled_at_s=started_s if is_first else None,
+            completes_grammar=sequence.finish_reason is FinishReason.STOP and not self._has_stop_token(sequence),
         )
         if sequence.finish_reason is not None:
             self._end(sequence, sequence.finish_reason)
@@ -145,11 +162,27 @@ class Engine:
         if outcome.pick is not None and outcome.pick.token_id is not None:
             sequence.output_ids.append(outcome.pick.token_id)
 
+    def _follow(self, sequence: Sequence) -> Failure | None:
+        """Move the matcher behind the newest token. A failure is this sequence's alone."""
+        matcher = sequence.matcher
+        if matcher is None or self._has_stop_token(sequence):
+            return None
+        token_id = sequence.output_ids[-1]
+
+        def accept() -> None:
+            self._faults.hit("worker.grammar", sequence.request_id)
+            matcher.accept(token_id)
+
+        return attempt(accept, what="following a grammar")
+
+    def _has_stop_token(self, sequence: Sequence) -> bool:
+        ends = stop_ids(sequence.params, self._limits.eos_token_ids)
+        return bool(sequence.output_ids) and sequence.output_ids[-1] in ends
+
     def _finish_reason(self, sequence: Sequence) -> FinishReason | None:
-        params, output_ids = sequence.params, sequence.output_ids
-        if output_ids and output_ids[-1] in stop_ids(params, self._limits.eos_token_ids):
+        if self._has_stop_token(sequence) or (sequence.matcher is not None and sequence.matcher.is_complete):
             return FinishReason.STOP
-        if len(output_ids) >= params.max_tokens or sequence.num_tokens >= self.max_model_len:
+        if len(sequence.output_ids) >= sequence.params.max_tokens or sequence.num_tokens >= self.max_model_len:
             return FinishReason.LENGTH
         return None
 

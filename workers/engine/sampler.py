@@ -5,8 +5,8 @@ gives one text: alone, in any batch, after a preemption and after a restart. Onl
 dimension are used whose result for a row cannot depend on how many rows there are (no floating-point `sum`: for a
 single row torch splits it over threads and rounds differently).
 
-Order: repetition, presence and frequency penalties; logit_bias; min_tokens; temperature; top_k; top_p; min_p; then
-the inverse of the cumulative distribution, in order of token ids, at u.
+Order: grammar; repetition, presence and frequency penalties; logit_bias; min_tokens; temperature; top_k; top_p; min_p;
+then the inverse of the cumulative distribution, in order of token ids, at u.
 """
 
 from collections.abc import Sequence as Many
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from workers.engine.grammar import allowed_tokens
 from workers.engine.logprobs import token_logprobs
 from workers.engine.sequence import Sequence
 from workers.protocol.errors import WorkerErrorCode
@@ -83,9 +84,9 @@ def sample(logits: Tensor, sequences: Many[Sequence], eos_token_ids: frozenset[i
 
 
 def stop_ids(params: SamplingParams, eos_token_ids: frozenset[int]) -> frozenset[int]:
-    """The tokens that end a sequence with these parameters."""
+    """The tokens that end a sequence with these parameters. Nothing follows the end of a grammar."""
     own = frozenset(params.stop_token_ids)
-    return own if params.ignore_eos else own | eos_token_ids
+    return own if params.ignore_eos and params.grammar is None else own | eos_token_ids
 
 
 def _mix(state: int) -> int:
@@ -105,6 +106,7 @@ def _is_plain(sequence: Sequence) -> bool:
         and params.presence_penalty == 0
         and params.frequency_penalty == 0
         and not params.logit_bias
+        and sequence.matcher is None
         and not _is_below_min_tokens(sequence)
     )
 
@@ -125,6 +127,7 @@ def _pick(logits: Tensor, sequence: Sequence, token_id: int | None) -> Pick:
 def _sample_shaped(logits: Tensor, sequences: Many[Sequence], eos_token_ids: frozenset[int]) -> list[int | None]:
     """Token per row, None where every token is banned. logits: (num_rows, vocab_size), overwritten if fp32."""
     scores = logits.float()
+    _keep_grammatical(scores, sequences, eos_token_ids)
     for row, sequence in zip(scores, sequences, strict=True):
         _adjust(row, sequence, eos_token_ids)
     best, best_ids = scores.max(dim=-1)
@@ -141,6 +144,19 @@ def _sample_shaped(logits: Tensor, sequences: Many[Sequence], eos_token_ids: fro
         for row, token_id in zip(drawn, _draw(scores[drawn], params, us), strict=True):
             token_ids[row] = token_id
     return token_ids
+
+
+def _keep_grammatical(scores: Tensor, sequences: Many[Sequence], eos_token_ids: frozenset[int]) -> None:
+    """Ban what a grammar does not allow; where it may end, every stop token may end it."""
+    matchers = {row: sequence.matcher for row, sequence in enumerate(sequences) if sequence.matcher is not None}
+    if not matchers:
+        return
+    is_allowed = allowed_tokens(list(matchers.values()), scores.shape[-1], scores.device)
+    for place, (row, matcher) in enumerate(matchers.items()):
+        if matcher.may_end:
+            is_allowed[place, list(stop_ids(sequences[row].params, eos_token_ids))] = True
+    rows = list(matchers)
+    scores[rows] = scores[rows].masked_fill(~is_allowed, -torch.inf)
 
 
 def _adjust(scores: Tensor, sequence: Sequence, eos_token_ids: frozenset[int]) -> None:
@@ -160,8 +176,25 @@ def _adjust(scores: Tensor, sequence: Sequence, eos_token_ids: frozenset[int]) -
         scores[ids] -= params.presence_penalty + params.frequency_penalty * counts
     for token_id, bias in params.logit_bias.items():
         scores[token_id] += bias if bias > _BAN_BIAS else -torch.inf
+    _ban_ends(scores, sequence, eos_token_ids)
+
+
+def _ban_ends(scores: Tensor, sequence: Sequence, eos_token_ids: frozenset[int]) -> None:
+    """Stop tokens before min_tokens, and the end of a grammar where EOS is to be ignored.
+
+    Unless a grammar allows nothing else: what is complete ends.
+    """
+    params = sequence.params
     if _is_below_min_tokens(sequence):
-        scores[list(stop_ids(params, eos_token_ids))] = -torch.inf
+        ends = list(stop_ids(params, eos_token_ids))
+    elif params.ignore_eos and sequence.matcher is not None:
+        ends = list(eos_token_ids)
+    else:
+        return
+    banned = scores[ends]
+    scores[ends] = -torch.inf
+    if sequence.matcher is not None and not bool((scores > -torch.inf).any()):
+        scores[ends] = banned
 
 
 def _draw(scores: Tensor, params: Many[SamplingParams], us: Many[float]) -> list[int]:

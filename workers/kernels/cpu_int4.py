@@ -5,8 +5,8 @@ fp32 ones it was 43 times slower). Its time grows with the rows; from about 32 o
 ordinary products are faster.
 
 Precision: as for int8, x is rounded to bf16 wherever the op is in use, for any number of rows. The op also rounds each
-expanded weight to bf16, a relative 2**-9, beside which a 4-bit grid (steps of a seventh of the group's maximum) is off
-by about 10 %.
+expanded weight to bf16, a relative 2**-8 at most, beside which a 4-bit grid (steps of a seventh of the group's maximum)
+is off by about 10 %.
 """
 
 import functools

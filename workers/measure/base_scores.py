@@ -15,6 +15,7 @@ from workers.checkpoint.headers import CheckpointHeaders, read_headers
 from workers.checkpoint.load import load_model
 from workers.compress.walk import LayerWalk
 from workers.device import memory_free_bytes
+from workers.measure.quality import window_logits
 from workers.protocol.specs import DtypeName
 
 logger = logging.getLogger(__name__)
@@ -42,13 +43,11 @@ def base_logits(
         yield from logits_by_layer(folder, headers, windows, device, on_progress)
 
 
-@torch.inference_mode()
 def _logits_of_whole(
     folder: Path, windows: Sequence[Tensor], dtype: DtypeName, device: torch.device, on_progress: Progress
 ) -> Iterator[Tensor]:
     model = load_model(folder, dtype=dtype, device=device, on_progress=on_progress).model
-    for ids in windows:
-        yield model(input_ids=ids[None].to(device), use_cache=False).logits[0]
+    yield from window_logits(model, windows)
     # Modules point at each other in circles: only a collection frees the base before the variant comes.
     del model
     gc.collect()

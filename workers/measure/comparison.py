@@ -19,6 +19,7 @@ from workers.device import device_name, resolve_device
 from workers.formats.swap import kernels
 from workers.measure.base_scores import base_logits
 from workers.measure.intervals import BLOCK_TOKENS, mean_interval
+from workers.measure.quality import window_logits
 from workers.measure.reference import (
     Reference,
     cache_file,
@@ -92,8 +93,7 @@ class Measurement:
         self._kernel = kernels(model)
         nll, forward, backward, agrees = [], [], [], []
         done = 0
-        texts = (self._token_ids[None, window.begin : window.end].to(self._device) for window in self._windows)
-        logits = (model(input_ids=text, use_cache=False).logits[0] for text in texts)
+        logits = window_logits(model, self._texts())
         for log_probs, targets in self._log_probs(logits, "scoring variant"):
             nll.append(-log_probs.gather(1, targets[:, None])[:, 0])
             if reference is None:
@@ -123,15 +123,17 @@ class Measurement:
 
     def _base_log_probs(self) -> Iterator[tuple[Tensor, Tensor]]:
         assert self._spec.base_path is not None
-        ids = [self._token_ids[window.begin : window.end] for window in self._windows]
         logits = base_logits(
             Path(self._spec.base_path),
-            ids,
+            self._texts(),
             dtype="auto",
             device=self._device,
             on_progress=self._progress("reading base"),
         )
         return self._log_probs(logits, "scoring base")
+
+    def _texts(self) -> list[Tensor]:
+        return [self._token_ids[window.begin : window.end] for window in self._windows]
 
     @torch.inference_mode()
     def _log_probs(self, logits: Iterator[Tensor], phase: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -143,7 +145,7 @@ class Measurement:
         for window, predicted in zip(self._windows, logits, strict=True):
             scored = predicted[window.first - window.begin - 1 : -1].to(torch.float32)
             yield torch.log_softmax(scored, dim=-1).cpu(), self._token_ids[window.first : window.end]
-            self._report(JobProgress(phase=phase, done=window.end, total=total, unit="tokens"))
+            self._report(JobProgress(phase=phase, done=window.end, total=total))
             self._poll()
 
     def _progress(self, phase: str) -> Callable[[int, int], None]:

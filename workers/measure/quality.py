@@ -1,6 +1,6 @@
 """How far a variant's next-token distributions are from its base's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,17 +11,18 @@ _ROWS = 64
 
 
 @torch.inference_mode()
-def log_probs(model: PreTrainedModel, token_ids: Sequence[int], max_model_len: int) -> Tensor:
-    """Natural-log probabilities of the next token at every position: (len(token_ids), vocab_size), fp32, on the CPU.
+def window_logits(model: PreTrainedModel, windows: Iterable[Tensor]) -> Iterator[Tensor]:
+    """One (T, V) tensor for each window of token ids (T,), int64, each read from an empty context."""
+    for ids in windows:
+        yield model(input_ids=ids[None].to(model.device), use_cache=False).logits[0]
 
-    Texts longer than max_model_len are read in windows of that length, each from an empty context.
+
+def log_probs(logits: Iterable[Tensor]) -> Tensor:
+    """Natural-log probabilities of the next token at every position of all windows: (T, V), fp32, on the CPU.
+
+    logits: of each window, (T, V).
     """
-    rows = []
-    for start in range(0, len(token_ids), max_model_len):
-        window = torch.tensor([list(token_ids[start : start + max_model_len])], device=model.device)
-        logits = model(input_ids=window, use_cache=False).logits[0]
-        rows.append(torch.log_softmax(logits.to(torch.float32), dim=-1).cpu())
-    return torch.cat(rows)
+    return torch.cat([torch.log_softmax(one.to(torch.float32), dim=-1).cpu() for one in logits])
 
 
 def kl_divergence(base: Tensor, variant: Tensor) -> Tensor:

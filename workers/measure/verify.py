@@ -11,7 +11,7 @@ from workers.checkpoint.load import LoadedModel, load_model
 from workers.checkpoint.manifest import verify_files
 from workers.device import resolve_device
 from workers.measure.base_scores import base_logits
-from workers.measure.quality import greedy_tokens, kl_divergence, log_probs, top1_agreement
+from workers.measure.quality import greedy_tokens, kl_divergence, log_probs, top1_agreement, window_logits
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.messages import JobProgress, VerifyResult
 from workers.protocol.specs import VerifySpec
@@ -38,19 +38,13 @@ def verify_variant(spec: VerifySpec, report: Callable[[JobProgress], None], poll
 
     verify_files(folder, tell("hashing"))
     max_model_len = configs.max_model_len(configs.read_json(folder / "config.json"))
-    base = _base_log_probs(spec, device, max_model_len, tell("reading base"))
+    windows = torch.split(torch.tensor(spec.text_ids, dtype=torch.int64), max_model_len)
+    logits = base_logits(Path(spec.base_path), windows, dtype="auto", device=device, on_progress=tell("reading base"))
+    base = log_probs(logits)
     loaded = load_model(folder, dtype="auto", device=device, on_progress=tell("reading variant"))
     _check_generation(loaded, spec, max_model_len)
-    variant = log_probs(loaded.model, spec.text_ids, max_model_len)
+    variant = log_probs(window_logits(loaded.model, windows))
     return _compare(base, variant, spec.max_kl)
-
-
-def _base_log_probs(
-    spec: VerifySpec, device: torch.device, max_model_len: int, on_progress: Callable[[int, int], None]
-) -> Tensor:
-    windows = torch.split(torch.tensor(spec.text_ids, dtype=torch.int64), max_model_len)
-    logits = base_logits(Path(spec.base_path), windows, dtype="auto", device=device, on_progress=on_progress)
-    return torch.cat([torch.log_softmax(one.to(torch.float32), dim=-1).cpu() for one in logits])
 
 
 def _check_generation(loaded: LoadedModel, spec: VerifySpec, max_model_len: int) -> None:

@@ -120,6 +120,7 @@ class SequenceUpdate(Struct, frozen=True, kw_only=True, omit_defaults=True):
     token_ids: new tokens (a stop token is included, and then finish_reason is `stop`). logprobs: parallel to
     token_ids. prompt_logprobs: sent once, with the first token or the end: one entry per prompt token, the first
     None. scheduled_at_s: CLOCK_MONOTONIC seconds at which the sequence first entered a step, sent once.
+    completes_grammar: nothing can follow the last token; finish_reason is `stop`, and the token is part of the text.
     """
 
     request_id: str
@@ -130,6 +131,7 @@ class SequenceUpdate(Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: RequestError | None = None
     num_cached_tokens: int = 0
     scheduled_at_s: float | None = None
+    completes_grammar: bool = False
 
 
 class StepStats(Struct, frozen=True, kw_only=True):
@@ -168,18 +170,20 @@ class StartJob(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class JobProgress(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
-    """One step forward of a job. `done` of `total` units (layers or bytes), `seconds` spent on this unit.
+    """One step forward of a job. `done` of `total`: layers, bytes, tokens or requests, as the phase counts.
 
-    error: relative output or weight error of the unit (a module) that was just compressed, where there is one.
-    error_before, error_after: calibrated methods only; relative error of the module's output on the calibration data,
-    with plain rounding and with the method's numbers.
+    module: what was just compressed, in `seconds`, or the tensor that was just copied. layer: of the `num_layers` that
+    the decoder has, the one that the module is in, counted from 0. error_after: relative error that the module was left
+    with, of its outputs on the calibration data where there is some, else of its weight. error_before: what plain
+    rounding to the same grid would have left, where the method does more. rss_bytes: of the job's process.
     """
 
     phase: str
     done: int
     total: int
-    unit: str = ""
-    error: float | None = None
+    module: str = ""
+    layer: int | None = None
+    num_layers: int | None = None
     error_before: float | None = None
     error_after: float | None = None
     seconds: float = 0.0
@@ -214,7 +218,8 @@ class CompressResult(Struct, frozen=True, kw_only=True):
 
     mean_error: relative, over the compressed modules: of their outputs on the calibration data where there is some, of
     their weights else. Calibrated methods only: num_tokens, of that data, per module; fallbacks, modules that saw too
-    few and were rounded to nearest, with the reason.
+    few and were rounded to nearest, with the reason; folds, module that was divided by the scales of awq or smoothquant
+    -> the linears that were multiplied by them; unfolded, linears that got no scales, with the reason.
     """
 
     weight_bytes: int
@@ -227,6 +232,8 @@ class CompressResult(Struct, frozen=True, kw_only=True):
     mean_error: float
     num_tokens: dict[str, int] = {}
     fallbacks: dict[str, str] = {}
+    folds: dict[str, list[str]] = {}
+    unfolded: dict[str, str] = {}
 
 
 class VerifyResult(Struct, frozen=True, kw_only=True):

@@ -11,6 +11,21 @@ from workers.protocol.recipes import Calibration, Int8Recipe, Override, Recipe
 
 DtypeName = Literal["auto", "fp32", "bf16", "fp16"]
 MAX_TOP_LOGPROBS = 20
+MAX_GRAMMAR_BYTES = 64 * 2**10
+# Between two tokens of JSON: one blank, or a line break and an indent. Unbounded, a small model writes blanks for ever.
+JSON_WHITESPACE = r"( |\n {0,20})?"
+
+
+class Grammar(Struct, frozen=True, kw_only=True):
+    """What the output has to be, from its first token to its end.
+
+    text, by kind: a JSON Schema as JSON; nothing (any JSON object); a regular expression that the whole output matches;
+    the allowed outputs as a JSON array of strings; a grammar in llguidance's dialect of Lark, in which `%json {...}`
+    stands for a JSON Schema.
+    """
+
+    kind: Literal["json_schema", "json_object", "regex", "choice", "lark"]
+    text: str = ""
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True):
@@ -19,6 +34,7 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     temperature 0 is greedy. top_k 0, top_p 1, min_p 0 and penalties at their neutral value are off.
     seed: 64-bit; the same seed gives the same text alone, in any batch and after preemption.
     logprobs, prompt_logprobs: how many alternatives to report per token (0 = the chosen one only, None = off).
+    grammar: bans every token with which the output could not become what it has to be. None = anything goes.
     """
 
     max_tokens: int
@@ -36,6 +52,7 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 class EchoSpec(Struct, frozen=True, kw_only=True):
@@ -56,6 +73,7 @@ class ServeSpec(Struct, frozen=True, kw_only=True, tag=True):
     dtype: of weights and activations that are not quantized; "auto" takes the checkpoint's, where the device runs
     it fast. max_model_len: tokens per sequence, None = the model's own. kv_cache_bytes: None = a share of what is
     free. num_threads: torch intra-op threads, None = torch's own choice. lane: "auto" proves the packed lane at load.
+    tokenizer_path: the tokenizer.json that grammars are compiled for, None = outputs cannot be constrained.
     verdict_dir: where lane verdicts are cached, None = not cached. echo: serve the stand-in model and ignore `path`.
     """
 
@@ -70,6 +88,7 @@ class ServeSpec(Struct, frozen=True, kw_only=True, tag=True):
     num_threads: int | None = None
     lane: Literal["auto", "packed", "compat"] = "auto"
     verdict_dir: str | None = None
+    tokenizer_path: str | None = None
     echo: EchoSpec | None = None
 
 

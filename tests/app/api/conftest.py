@@ -11,7 +11,13 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-SETTINGS = {"SLIMSERVE_ENABLE_ECHO": "1", "SLIMSERVE_ECHO_ITL_S": "0.002", "SLIMSERVE_MAX_QUEUE": "8"}
+SETTINGS = {
+    "SLIMSERVE_ENABLE_ECHO": "1",
+    "SLIMSERVE_ECHO_ITL_S": "0.002",
+    "SLIMSERVE_MAX_QUEUE": "8",
+    # a request that names the embedded model is to be refused, and not to load it
+    "SLIMSERVE_AUTOLOAD": "false",
+}
 
 # The first test also waits for the server, whose worker imports torch.
 FIRST_TEST_TIMEOUT_S = 600

@@ -74,6 +74,42 @@ def test_broken_body_is_refused_by_name(
     assert "x-request-id" in headers
 
 
+def with_schema(schema: Any) -> dict[str, Any]:
+    """The field by which OpenAI's clients ask for a JSON Schema."""
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
+
+
+SCHEMA = "response_format.json_schema.schema"
+DEPTH_33: dict[str, Any] = {}
+for _ in range(32):
+    DEPTH_33 = {"items": DEPTH_33}
+CYCLE = {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}
+
+BAD_STRUCTURE = [
+    pytest.param(chat(), with_schema(DEPTH_33), 400, "invalid_schema", SCHEMA, id="schema-depth-33"),
+    pytest.param(chat(), with_schema({"title": "x" * 2**16}), 400, "invalid_schema", SCHEMA, id="schema-65-kib"),
+    pytest.param(chat(), with_schema(CYCLE), 400, "invalid_schema", SCHEMA, id="reference-cycle"),
+    pytest.param(chat(), with_schema({"$ref": "http://a.example/b"}), 400, "invalid_schema", SCHEMA, id="reference"),
+    pytest.param(chat(), with_schema({"not": {}}), 400, "invalid_schema", SCHEMA, id="keyword"),
+    pytest.param(
+        chat(),
+        {"structured_outputs": {"regex": "(a{1000}){1000}"}},
+        400,
+        "invalid_regex",
+        "structured_outputs.regex",
+        id="huge-regex",
+    ),
+    pytest.param(
+        completion(),
+        {"structured_outputs": {"grammar": "start: start"}},
+        400,
+        "invalid_grammar",
+        "structured_outputs.grammar",
+        id="endless-grammar",
+    ),
+    pytest.param(completion(), {"guided_json": "{"}, 400, "invalid_schema", "guided_json", id="guided-no-json"),
+]
+
 FIELDS = [
     pytest.param(chat(), {"model": "a\0b"}, 404, "model_not_found", "model", id="nul-in-model"),
     pytest.param(chat(), {"model": "../../etc/passwd"}, 404, "model_not_found", "model", id="traversal"),
@@ -88,6 +124,7 @@ FIELDS = [
     pytest.param(chat(), {"audio": {}, "tools": [{}]}, 400, "unsupported_parameter", "tools", id="tools"),
     pytest.param(chat(), {"chat_template": "x"}, 400, "unsupported_parameter", "chat_template", id="template"),
     pytest.param(chat(), {"stream_options": {}}, 400, "invalid_value", "stream_options", id="stream-options"),
+    *BAD_STRUCTURE,
     pytest.param(chat(), {"n": 17}, 400, "integer_above_max_value", "n", id="n-17"),
     pytest.param(completion(), {"prompt": []}, 400, "empty_array", "prompt", id="no-prompt"),
     pytest.param(completion(), {"prompt": [10**6]}, 400, "integer_above_max_value", "prompt[0]", id="id-range"),

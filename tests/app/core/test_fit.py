@@ -1,9 +1,11 @@
-"""Estimates of memory, and the refusal of what does not fit."""
+"""Estimates of memory."""
 
+import os
+
+import psutil
 import pytest
 
 from app.core import fit
-from app.errors import DoesNotFit
 
 GIB = 2**30
 
@@ -36,13 +38,13 @@ def test_auto_dtype_on_a_gpu_is_the_stored_one() -> None:
     assert fit.auto_dtype("fp16", "cuda:1") == "fp16"
 
 
-def test_refusal_names_needed_and_free_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "available_bytes", lambda: 3 * GIB)
+def test_bytes_that_come_back_are_those_that_no_other_process_shares() -> None:
+    own = fit.private_bytes(os.getpid())
 
-    fit.check_fit("a/fp32", 2 * GIB, promised_bytes=GIB)
-    with pytest.raises(DoesNotFit) as error:
-        fit.check_fit("a/fp32", 2 * GIB + 1, promised_bytes=GIB)
+    assert 0 < own <= psutil.Process().memory_info().rss
+    assert fit.private_bytes(2**22 + 1) == 0, "no process has this id"
 
-    assert error.value.status == 507
-    assert f"{2 * GIB + 1:,}" in error.value.message
-    assert f"{2 * GIB:,} are free" in error.value.message
+
+@pytest.mark.parametrize(("name", "key"), [("cpu", "cpu"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1")])
+def test_device_has_one_key_whatever_it_is_called(name: str, key: str) -> None:
+    assert fit.device_key(name) == key

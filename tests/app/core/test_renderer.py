@@ -65,10 +65,11 @@ async def test_endless_template_is_killed_and_the_next_one_renders(renderer: Ren
 
 async def test_killed_process_costs_one_request_at_most(renderer: Renderer) -> None:
     await renderer.start()
-    assert renderer._process is not None
+    process = renderer._sandbox._process
+    assert process is not None
 
-    renderer._process.kill()
-    await renderer._process.wait()
+    process.kill()
+    await process.wait()
     await asyncio.sleep(0)
 
     with contextlib.suppress(InvalidRequest):

@@ -12,11 +12,56 @@ from app.schemas.completions import CompletionRequest
 from app.schemas.generate import GenerateRequest
 from app.schemas.jobs import MeasureBody
 from app.schemas.tokenize import TokenizeRequest
+from workers.protocol.specs import Grammar
 
 USER = {"role": "user", "content": "hi"}
 CHAT = {"model": "a", "messages": [USER]}
 OWN = (CompareGenerateBody, ConstraintsBody, MeasureBody)
 ONE_PART = [{"type": "text", "text": "hi"}]
+
+JSON_SCHEMA = "response_format.json_schema"
+BAD_STRUCTURE = [
+    pytest.param(
+        {"response_format": {"type": "json_schema"}}, "missing_required_parameter", JSON_SCHEMA, id="no-json-schema"
+    ),
+    pytest.param(
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+        "missing_required_parameter",
+        f"{JSON_SCHEMA}.schema",
+        id="no-schema",
+    ),
+    pytest.param(
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": []}}},
+        "invalid_type",
+        f"{JSON_SCHEMA}.schema",
+        id="schema-list",
+    ),
+    pytest.param({"response_format": "json"}, "invalid_type", "response_format", id="format-string"),
+    pytest.param({"structured_outputs": {}}, "invalid_value", "structured_outputs", id="nothing-asked"),
+    pytest.param(
+        {"structured_outputs": {"regex": "a", "choice": ["a"]}}, "invalid_value", "structured_outputs", id="two-asked"
+    ),
+    pytest.param({"structured_outputs": {"json": 5}}, "invalid_type", "structured_outputs.json", id="json-number"),
+    pytest.param({"structured_outputs": {"choice": []}}, "empty_array", "structured_outputs.choice", id="no-choices"),
+    pytest.param(
+        {"structured_outputs": {"regex": "a", "structural_tag": "x"}},
+        "invalid_value",
+        "structured_outputs.structural_tag",
+        id="structural-tag",
+    ),
+    pytest.param(
+        {"structured_outputs": {"regex": "a", "foo": 1}}, "unknown_parameter", "structured_outputs.foo", id="unknown"
+    ),
+    pytest.param(
+        {"structured_outputs": {"regex": "a"}, "guided_regex": "a"},
+        "invalid_value",
+        "structured_outputs.regex",
+        id="both",
+    ),
+    pytest.param(
+        {"response_format": {"type": "json_object"}, "guided_json": {}}, "invalid_value", "response_format", id="three"
+    ),
+]
 
 
 def said(model: type[BaseModel], body: dict[str, Any]) -> tuple[str | None, str | None]:
@@ -74,9 +119,7 @@ def message(**fields: Any) -> dict[str, Any]:
         pytest.param({"stream": "yes"}, "invalid_type", "stream", id="stream-string"),
         pytest.param({"stream_options": {}}, "invalid_value", "stream_options", id="options-without-stream"),
         pytest.param({"response_format": {"type": "foo"}}, "invalid_value", "response_format.type", id="format"),
-        pytest.param(
-            {"response_format": {"type": "json_object"}}, "unsupported_parameter", "response_format", id="json"
-        ),
+        *BAD_STRUCTURE,
         pytest.param({"tool_choice": "required"}, "unsupported_parameter", "tool_choice", id="tool-choice"),
         pytest.param({"modalities": ["audio"]}, "unsupported_parameter", "modalities", id="audio"),
         pytest.param(
@@ -181,3 +224,73 @@ def test_every_number_has_a_lower_and_an_upper_bound(model: type[BaseModel]) -> 
     for number in numbers(model.model_json_schema()):
         assert number.keys() & {"minimum", "exclusiveMinimum"}, number
         assert number.keys() & {"maximum", "exclusiveMaximum"}, number
+
+
+SCHEMA = {"type": "object", "properties": {"b": {}, "a": {}}}
+TEXT = '{"type":"object","properties":{"b":{},"a":{}}}'
+
+
+@pytest.mark.parametrize(
+    ("fields", "grammar", "param"),
+    [
+        pytest.param({}, None, None, id="nothing"),
+        pytest.param({"response_format": {"type": "text"}}, None, None, id="text"),
+        pytest.param(
+            {"response_format": {"type": "json_object"}}, Grammar(kind="json_object"), "response_format", id="object"
+        ),
+        pytest.param(
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "a", "strict": True, "schema": SCHEMA},
+                }
+            },
+            Grammar(kind="json_schema", text=TEXT),
+            "response_format.json_schema.schema",
+            id="schema-in-its-order",
+        ),
+        pytest.param(
+            {"structured_outputs": {"json": SCHEMA, "regex": None, "disable_any_whitespace": False}},
+            Grammar(kind="json_schema", text=TEXT),
+            "structured_outputs.json",
+            id="vllm-schema",
+        ),
+        pytest.param(
+            {"structured_outputs": {"json": " {}"}},
+            Grammar(kind="json_schema", text=" {}"),
+            "structured_outputs.json",
+            id="vllm-schema-text",
+        ),
+        pytest.param(
+            {"structured_outputs": {"json_object": True}},
+            Grammar(kind="json_object"),
+            "structured_outputs.json_object",
+            id="vllm-object",
+        ),
+        pytest.param(
+            {"response_format": {"type": "text"}, "structured_outputs": {"regex": ""}},
+            Grammar(kind="regex", text=""),
+            "structured_outputs.regex",
+            id="vllm-regex",
+        ),
+        pytest.param(
+            {"structured_outputs": {"grammar": "start: x"}},
+            Grammar(kind="lark", text="start: x"),
+            "structured_outputs.grammar",
+            id="vllm-grammar",
+        ),
+        pytest.param(
+            {"guided_choice": ["a", "b"]}, Grammar(kind="choice", text='["a", "b"]'), "guided_choice", id="old-choice"
+        ),
+        pytest.param({"guided_json": SCHEMA}, Grammar(kind="json_schema", text=TEXT), "guided_json", id="old-schema"),
+        pytest.param({"guided_regex": "a"}, Grammar(kind="regex", text="a"), "guided_regex", id="old-regex"),
+        pytest.param({"guided_grammar": "x"}, Grammar(kind="lark", text="x"), "guided_grammar", id="old-grammar"),
+    ],
+)
+def test_wanted_structure_is_read_wherever_it_is_written(
+    fields: dict[str, Any], grammar: Grammar | None, param: str | None
+) -> None:
+    for model, rest in ((ChatRequest, CHAT), (CompletionRequest, {"model": "a", "prompt": "x"})):
+        constraint = model.model_validate({**rest, **fields}).constraint()
+
+        assert (constraint and constraint.grammar, constraint and constraint.param) == (grammar, param)

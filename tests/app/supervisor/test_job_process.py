@@ -6,14 +6,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from app import embedded
 from app.supervisor.job import JobFailed, JobProcess
 from app.supervisor.stream import WorkerGone
 from app.supervisor.supervisor import Supervisor, Watch
+from tests.workers.tiny import save_tiny_model
 from workers.protocol.errors import WorkerErrorCode
 from workers.protocol.messages import JobProgress
-from workers.protocol.specs import InspectSpec
+from workers.protocol.recipes import Calibration, SmoothQuantRecipe
+from workers.protocol.specs import CompressSpec, InspectSpec
 
 
 @pytest.fixture
@@ -72,3 +76,36 @@ async def test_job_that_does_not_listen_is_killed_when_it_is_cancelled(superviso
     with pytest.raises(WorkerGone) as gone:
         await job.result()
     assert gone.value.is_deliberate
+
+
+async def test_memory_of_a_job_does_not_grow_with_the_layers_it_has_done(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 16, "dtype": torch.bfloat16}
+    base = save_tiny_model(tmp_path / "base", **sizes)
+    ids = tmp_path / "ids.safetensors"
+    save_file({"token_ids": torch.arange(3, 67, dtype=torch.int32).reshape(2, 32)}, ids)
+    spec = CompressSpec(
+        base_path=str(base),
+        output_dir=str(tmp_path / "staging" / "out"),
+        base="tiny",
+        variant="tiny/smoothquant-w8a8",
+        method="smoothquant-w8a8",
+        recipe=SmoothQuantRecipe(),
+        calibration=Calibration(token_ids_path=str(ids)),
+        device="cpu",
+        num_threads=1,
+    )
+    rss_bytes: dict[int, int] = {}
+
+    def note(progress: JobProgress) -> None:
+        if progress.phase == "compressing" and progress.total == sizes["num_hidden_layers"] and progress.rss_bytes:
+            rss_bytes[progress.done] = progress.rss_bytes
+
+    job = await supervisor.start_job("compress", spec, note)
+    await job.result()
+
+    # a layer takes 13 MB in fp32; its garbage was 3 MB a layer
+    first, last = min(rss_bytes), max(rss_bytes)
+    assert last - first >= 12
+    assert rss_bytes[last] - rss_bytes[first] < 16 * 2**20

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from workers.checkpoint.headers import read_headers
 from workers.checkpoint.layouts.table import LAYOUTS
@@ -27,6 +28,7 @@ from workers.compress.layerwise import LayerJob
 from workers.compress.plan import Wishes, plan_compression
 from workers.compress.staged_layers import StagedLayers
 from workers.compress.walk import LayerWalk
+from workers.formats.swap import quantized_linears
 from workers.protocol.messages import CompressResult, JobProgress
 from workers.protocol.recipes import GptqRecipe, Override, Recipe
 from workers.protocol.specs import CompressSpec
@@ -86,6 +88,17 @@ def compress(
         return pipeline.compress_checkpoint(spec, report, poll)
     finally:
         torch.set_num_threads(num_threads)
+
+
+def with_exact_products(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model with its compressed layers as ordinary linears of what they stand for: nothing else is rounded."""
+    for name, layer in quantized_linears(model).items():
+        linear = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+        linear.weight.data = layer.dequantize()
+        if layer.bias is not None:
+            linear.bias.data = layer.bias.float()
+        model.set_submodule(name, linear)
+    return model
 
 
 def child(target: Callable[..., object], *args: Any) -> BaseProcess:

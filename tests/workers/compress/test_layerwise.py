@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -21,13 +22,13 @@ from tests.workers.compress.layer_jobs import (
     compress_and_die,
     compress_and_time,
     run_and_die_behind_the_first_layer,
+    with_exact_products,
 )
 from tests.workers.tiny import save_tiny_model
 from workers.checkpoint.load import load_model
 from workers.compress import one_layer
 from workers.compress.staged_layers import StagedLayers
 from workers.compress.walk import LayerWalk
-from workers.formats.swap import quantized_linears
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.messages import JobProgress
 from workers.protocol.recipes import (
@@ -114,6 +115,25 @@ def test_activations_on_disk_change_nothing(tmp_path: Path) -> None:
     assert hashes(tmp_path / "memory") == hashes(tmp_path / "disk")
     assert len(list((tmp_path / "disk.activations").iterdir())) == len(IDS)
     assert not (tmp_path / "memory.activations").exists()
+
+
+def test_whole_job_with_activations_on_disk_makes_the_same_bytes_and_leaves_none(tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base")
+    spec = whole_job(tmp_path, base, GPTQ)
+    compress(spec)
+    expected = weights_of(spec)
+    scratch = Path(spec.output_dir + ".activations")
+    on_disk: set[int] = set()
+
+    def report(progress: JobProgress) -> None:
+        if progress.phase == "compressing":
+            on_disk.add(len(list(scratch.iterdir())))
+
+    compress(msgspec.structs.replace(spec, activation_bytes=1), report=report)
+
+    assert weights_of(spec) == expected
+    assert on_disk == {len(IDS)}
+    assert not scratch.exists()
 
 
 def test_memory_for_hessians_decides_passes_and_not_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +223,7 @@ def test_recipes_of_one_group_may_differ(tmp_path: Path, main: Recipe, other: Re
         assert "model.layers.0.mlp.down_proj" not in notes(staged, "tokens")
 
 
-# Symmetric: the CPU's int4 product rounds zero points, so that its `dequantize` is not to the last bit what is stored.
+# Symmetric: what is served with zero points is not to the last bit what is stored (formats/int4.py).
 AWQ = AwqRecipe(group_size=32, symmetric=True)
 STORED: dict[str, tuple[str, Recipe, str]] = {
     "gptq-llama-bf16": ("llama", GPTQ, "gptq"),
@@ -240,15 +260,10 @@ def test_next_layer_sees_what_the_variant_will_compute(
     walk = next(name for name, module in loaded.model.named_modules() if name.endswith("layers.1"))
     inputs: list[Tensor] = []
     loaded.model.get_submodule(walk).register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    for name, layer in quantized_linears(loaded.model).items():
-        # What the layers were given: exact products, activations as they are.
-        linear = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-        linear.weight.data = layer.dequantize()
-        if layer.bias is not None:
-            linear.bias.data = layer.bias.float()
-        loaded.model.set_submodule(name, linear)
+    # What the layers were given: exact products, activations as they are.
+    model = with_exact_products(loaded.model)
     with torch.inference_mode():
-        loaded.model(IDS[:1], use_cache=False)
+        model(IDS[:1], use_cache=False)
     # The same fp32 numbers; experts may be summed in another order.
     torch.testing.assert_close(inputs[0], seen[0], rtol=1e-4, atol=1e-5)
 
@@ -298,17 +313,18 @@ def test_job_killed_at_random_instants_ends_with_the_bytes_of_an_uninterrupted_o
 
 def test_cancel_within_a_layer_keeps_only_finished_layers(tmp_path: Path) -> None:
     spec = whole_job(tmp_path, save_tiny_model(tmp_path / "base"), GPTQ)
-    polls = 0
+    seen: list[JobProgress] = []
 
     def poll() -> None:
-        nonlocal polls
-        polls += 1
-        if polls == 40:
+        # Three modules into the second layer; the next poll comes with the next sample.
+        if len(seen) == 10:
             raise WorkerError(WorkerErrorCode.CANCELLED, "cancelled")
 
     with pytest.raises(WorkerError, match="cancelled"):
-        compress(spec, poll)
+        compress(spec, poll, seen.append)
 
+    assert (len(seen), seen[-1].layer) == (10, 1)
+    assert len(hashes(Path(spec.output_dir + ".layers"))) == 1
     assert [path.name for path in Path(spec.output_dir).parent.iterdir()] == ["out.layers"]
     plan = json.loads((Path(spec.output_dir + ".layers") / "plan.json").read_text())
     assert plan["recipe"]["type"] == "gptq"

@@ -2,19 +2,20 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.workers.tiny import save_tiny_model
 from workers.checkpoint.headers import read_headers
 from workers.checkpoint.load import LoadedModel, load_model
-from workers.checkpoint.manifest import verify_files
+from workers.checkpoint.manifest import MANIFEST, verify_files
 from workers.compress import pipeline
 from workers.formats.experts import split_experts
 from workers.formats.swap import quantized_linears
@@ -316,6 +317,35 @@ def test_calibrated_method_without_text_is_refused(tmp_path: Path, bases: Callab
         compress(bases("llama"), tmp_path / "out", GptqRecipe(group_size=32), calibration=None)
 
     assert caught.value.code is WorkerErrorCode.INVALID_REQUEST
+
+
+@pytest.mark.parametrize("recipe", [AwqRecipe(group_size=32), SmoothQuantRecipe()], ids=variant_suffix)
+def test_result_manifest_and_card_tell_what_took_the_scales(
+    tmp_path: Path, bases: Callable[..., Path], recipe: Recipe
+) -> None:
+    base = bases("llama")
+
+    result = compress(base, tmp_path / "out", recipe)
+
+    before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    norms = {name for name in before if "norm" in name}
+    changed = {name for name in norms if not torch.equal(before[name], after[name])}
+    # Which linears were divided their codes do not tell.
+    assert changed == {f"{module}.weight" for module in result.folds} & norms != set()
+    scaled = [reader for readers in result.folds.values() for reader in readers]
+    assert set(scaled) | result.unfolded.keys() == set(quantized_linears(load(tmp_path / "out").model))
+    assert len(scaled) + len(result.unfolded) == result.num_compressed
+    assert json.loads((tmp_path / "out" / MANIFEST).read_text())["folds"] == result.folds
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert re.search(r"- \d x `model.layers.#.input_layernorm`, for .*`model.layers.#.self_attn.q_proj`", card)
+    assert all(f"no scales: {reason}" in card for reason in result.unfolded.values())
+
+
+def test_card_of_a_method_without_scales_speaks_of_none(tmp_path: Path, bases: Callable[..., Path]) -> None:
+    result = compress(bases("llama"), tmp_path / "out", GptqRecipe(group_size=32))
+
+    assert (result.folds, result.unfolded) == ({}, {})
+    assert "scales" not in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -157,14 +157,19 @@ def test_progress_names_each_module_and_its_error(tmp_path: Path) -> None:
 
     result = compress(base, tmp_path / "out", seen.append)
 
-    errors = {progress.unit: progress.error for progress in seen if progress.error is not None}
+    rounded = [progress for progress in seen if progress.error_after is not None]
+    errors = {progress.module: progress.error_after for progress in rounded}
     assert len(errors) == result.num_compressed == 14
     # uniform rounding error of max / 127 / sqrt(12), for normal weights with max near 2.5 to 4 sigma
     assert all(0.004 < error < 0.011 for error in errors.values())
     assert result.mean_error == pytest.approx(sum(errors.values()) / len(errors))
     assert [progress.done for progress in seen] == sorted(progress.done for progress in seen)
     assert seen[-1].done == seen[-1].total
-    assert seen[-1].rss_bytes > 0
+    # Rounding to nearest is all that was done.
+    assert all(progress.error_before is None for progress in seen)
+    assert [progress.layer for progress in rounded] == [int(progress.module.split(".")[2]) for progress in rounded]
+    assert {progress.num_layers for progress in seen} == {2}
+    assert {progress.layer for progress in seen if "layers" not in progress.module} == {None}
 
 
 def test_cancel_takes_effect_at_the_next_tensor_and_leaves_nothing(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ class Variants:
 
     def _note(self, progress: JobProgress) -> None:
         if progress.error_before is not None and progress.error_after is not None:
-            self.errors[progress.unit] = (progress.error_before, progress.error_after)
+            self.errors[progress.module] = (progress.error_before, progress.error_after)
 
     def mean_errors(self) -> tuple[float, float]:
         """Over the modules."""

@@ -13,6 +13,8 @@ from workers.checkpoint.headers import read_headers
 from workers.compress.walk import LayerWalk
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 
+_MULTIPLIERS = [1.0, 2.0, 0.5, 3.0, 1.5]
+HYBRID = {"num_key_value_heads": 2, "mamba_n_heads": 4, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_chunk_size": 8}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-bf16": ("llama", {"dtype": torch.bfloat16}),
     "gemma2-sliding": ("gemma2", {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 8}),
@@ -30,6 +32,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt-neox": ("gpt_neox", {}),
     "opt": ("opt", {"word_embed_proj_dim": 64, "ffn_dim": 96}),
     "mixtral": ("mixtral", {}),
+    "mamba2": ("mamba2", {"state_size": 8, "num_heads": 8, "head_dim": 16, "n_groups": 1, "chunk_size": 8}),
+    # Its layers return their attention weights too.
+    "bamba": ("bamba", {**HYBRID, "mamba_d_head": 32, "attn_layer_indices": [1]}),
+    # Its decoder computes a buffer for all layers.
+    "falcon-h1": (
+        "falcon_h1",
+        {**HYBRID, "mamba_d_head": 16, "mamba_d_ssm": 64, "ssm_multipliers": _MULTIPLIERS},
+    ),
 }
 
 
@@ -72,8 +82,8 @@ def test_walk_without_compression_gives_the_models_hidden_states(
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     # Its decoder hands a state from layer to layer.
     "rwkv": ("rwkv", {}, "hidden states alone"),
-    # Computed when the model is built, from its config.
-    "falcon-h1": ("falcon_h1", {"num_key_value_heads": 2}, "no file holds its buffer 'mup_vector'"),
+    # Some layers attend to the tokens that the one before has chosen.
+    "glm-moe-dsa": ("glm_moe_dsa", {}, "more than hidden states"),
 }
 
 
@@ -88,6 +98,15 @@ def test_model_that_cannot_be_walked_is_refused_with_a_way_out(
         walk_all(base, ids)
 
     assert caught.value.code is WorkerErrorCode.UNSUPPORTED_MODEL
+
+
+def test_buffer_that_no_initializer_fills_is_refused(tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base")
+    walk = LayerWalk(base, read_headers(base), torch.device("cpu"))
+    walk.layers[1].register_buffer("computed", torch.empty(3, device="meta"), persistent=False)
+
+    with pytest.raises(WorkerError, match=r"no file holds its buffer 'computed' of LlamaDecoderLayer; use rtn"):
+        walk_through(walk, torch.randint(3, 120, (2, 8)))
 
 
 def test_stored_names_are_those_of_the_files(tmp_path: Path) -> None:

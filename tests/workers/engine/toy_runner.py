@@ -89,6 +89,7 @@ class Result:
     error: RequestError | None = None
     num_cached_tokens: int = 0
     num_stamps: int = 0
+    completes_grammar: bool = False
 
     def take(self, update: SequenceUpdate) -> None:
         assert self.finish_reason is None, "an update after the end"
@@ -97,6 +98,7 @@ class Result:
         self.prompt_logprobs = update.prompt_logprobs or self.prompt_logprobs
         self.finish_reason = update.finish_reason
         self.error = update.error
+        self.completes_grammar = update.completes_grammar
         self.num_cached_tokens += update.num_cached_tokens
         self.num_stamps += update.scheduled_at_s is not None
 

@@ -82,6 +82,35 @@ def test_layer_multiplies_with_what_the_codes_stand_for(
     assert not any(parameter.requires_grad for parameter in layer.parameters())
 
 
+@pytest.mark.parametrize("num_bits", [2, 3])
+def test_zero_points_of_narrow_grids_cost_nothing(num_bits: int) -> None:
+    codes = grid(num_bits, 32, is_symmetric=False)
+
+    layer = build_linear(codes, None, dtype=torch.bfloat16, device=CPU)
+
+    assert torch.equal(layer.dequantize(), codes.dequantize())
+
+
+def test_int4_weight_is_what_every_reader_computes_but_for_the_rounding_of_its_offset() -> None:
+    codes = grid(4, 32, is_symmetric=False)
+    scale, zero = (part.double().repeat_interleave(32, dim=1) for part in (codes.scale, codes.zero))
+    # (q - z) s, as the readers of all layouts have it
+    stored = (codes.codes.double() - zero) * scale
+
+    layer = build_linear(codes, None, dtype=torch.bfloat16, device=CPU)
+
+    difference = (layer.dequantize().double() - stored).abs()
+    # The CPU's op adds s (8 - z), rounded to bf16: of 8 binary digits half a unit in the last place is 2**-8 at most. A
+    # scale of 8 digits times a power of two is exact.
+    assert (difference <= 2**-8 * (8 - zero).abs() * scale).all()
+    is_exact = torch.isin(zero, torch.tensor([0.0, 4, 6, 7, 8, 9, 10, 12], dtype=torch.float64))
+    assert is_exact.any()
+    assert not difference[is_exact].any()
+    assert difference.any()
+    # What the errors of a compression are computed with is the stored weight itself.
+    assert torch.equal(codes.dequantize().double(), stored)
+
+
 def test_int8_scale_is_kept_exactly_where_bf16_cannot_hold_it() -> None:
     codes = replace(grid(8, -1), scale=torch.full((N, 1), 1 / 3, dtype=torch.float32))
 

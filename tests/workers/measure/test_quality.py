@@ -7,7 +7,7 @@ import torch
 
 from tests.workers.tiny import save_tiny_model
 from workers.checkpoint.load import load_model
-from workers.measure.quality import greedy_tokens, kl_divergence, log_probs, top1_agreement
+from workers.measure.quality import greedy_tokens, kl_divergence, log_probs, top1_agreement, window_logits
 
 
 def random_log_probs(seed: int, rows: int = 130) -> torch.Tensor:
@@ -56,11 +56,11 @@ def test_log_probs_and_greedy_tokens_are_those_of_generate(tmp_path: Path) -> No
     model = load_model(folder, dtype="fp32", device=torch.device("cpu"), on_progress=lambda done, total: None).model
     ids = list(range(3, 23))
 
-    whole, windows = log_probs(model, ids, 128), log_probs(model, ids, 8)
+    whole, windows = (log_probs(window_logits(model, torch.tensor(ids).split(size))) for size in (128, 8))
     tokens = greedy_tokens(model, ids, 5)
 
     torch.testing.assert_close(whole.exp().sum(-1), torch.ones(20))
-    torch.testing.assert_close(windows[8:16], log_probs(model, ids[8:16], 128))
+    torch.testing.assert_close(windows[8:16], log_probs(window_logits(model, [torch.tensor(ids[8:16])])))
     generated = model.generate(
         torch.tensor([ids]), max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=0
     )

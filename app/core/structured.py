@@ -1,0 +1,84 @@
+"""Grammars of requests: how they are made, and the check that each passes before a worker sees it.
+
+For outputs of another shape, a tool call for instance: check each schema of the client's with `check`, put it into a
+Lark grammar with `in_lark`, and hand `Grammar(kind="lark", ...)` to the request in its SamplingParams.
+"""
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Final
+
+from app.core.sandbox import Sandbox
+from app.core.text import TextModel
+from app.errors import InvalidRequest
+from app.renderer.messages import Check, Rejected
+from workers.protocol.specs import JSON_WHITESPACE, MAX_GRAMMAR_BYTES, Grammar
+
+TIME_LIMIT_S: Final = 5.0
+MAX_REMEMBERED: Final = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """How a refusal speaks of a grammar."""
+
+    name: str
+    code: str
+
+
+_KINDS: Final = {
+    "json_schema": _Kind(name="The JSON Schema", code="invalid_schema"),
+    "json_object": _Kind(name="The JSON object", code="invalid_schema"),
+    "regex": _Kind(name="The regular expression", code="invalid_regex"),
+    "choice": _Kind(name="The choice", code="invalid_choice"),
+    "lark": _Kind(name="The grammar", code="invalid_grammar"),
+}
+
+
+def json_schema_grammar(schema: dict[str, Any] | bool) -> Grammar:
+    """Values of this schema, with their properties in its order."""
+    return Grammar(kind="json_schema", text=json.dumps(schema, ensure_ascii=False, separators=(",", ":")))
+
+
+def in_lark(grammar: Grammar) -> str:
+    """A JSON Schema or object as a term of a Lark rule."""
+    schema = json.loads(grammar.text) if grammar.kind == "json_schema" else {"type": "object"}
+    options = {"x-guidance": {"whitespace_pattern": JSON_WHITESPACE}}
+    return f"%json {json.dumps(({} if schema is True else schema) | options)}"
+
+
+class GrammarChecker:
+    """Has grammars compiled in a process of their own, which a hostile one may stall or kill."""
+
+    def __init__(self) -> None:
+        self._sandbox = Sandbox(TIME_LIMIT_S)
+        self._accepted: OrderedDict[Check, None] = OrderedDict()
+
+    async def stop(self) -> None:
+        """End the process."""
+        await self._sandbox.stop()
+
+    async def check(self, grammar: Grammar, text_model: TextModel, *, param: str) -> None:
+        """Raises InvalidRequest, naming the param, for a grammar that cannot be enforced."""
+        if len(grammar.text.encode()) > MAX_GRAMMAR_BYTES:
+            raise _refused(grammar, f"has more than {MAX_GRAMMAR_BYTES} bytes; make it shorter", param)
+        special_tokens = text_model.special_token_texts() if grammar.kind == "lark" else ()
+        check = Check(grammar=grammar, special_tokens=special_tokens)
+        if check in self._accepted:
+            self._accepted.move_to_end(check)
+            return
+        answer = await self._sandbox.ask(check)
+        if answer is None:
+            limits = f"{self._sandbox.time_limit_s:.0f} s or 512 MiB"
+            raise _refused(grammar, f"took more than {limits} to compile; make it simpler", param)
+        if isinstance(answer, Rejected):
+            raise _refused(grammar, f"cannot be enforced: {answer.message.rstrip('.')}", param)
+        self._accepted[check] = None
+        if len(self._accepted) > MAX_REMEMBERED:
+            self._accepted.popitem(last=False)
+
+
+def _refused(grammar: Grammar, why: str, param: str) -> InvalidRequest:
+    kind = _KINDS[grammar.kind]
+    return InvalidRequest(f"{kind.name} {why}.", code=kind.code, param=param)
