@@ -88,7 +88,8 @@ class SpeedTest:
         for streams in self._workload.streams:
 
             def tick(num_done: int, before: int = done) -> None:
-                on_progress(JobProgress(phase=TIMING, done=before + num_done, total=total))
+                held_bytes = self._worker.stats.process_bytes or self._worker.info.process_bytes
+                on_progress(JobProgress(phase=TIMING, done=before + num_done, total=total, rss_bytes=held_bytes))
 
             levels.append(await self._level(streams, prompts, tick))
             done += streams * _rounds(streams)
