@@ -9,6 +9,7 @@ from app import __version__
 from app.api import (
     bases,
     chat,
+    compare,
     completions,
     embeddings,
     export,
@@ -42,7 +43,7 @@ ROUTERS = (
     *(chat.router, completions.router, responses.router, messages.router, embeddings.router, generate.router),
     *(models.router, model_router.router),
     *(load.router, quantize.router, jobs.router, reports.router, variants.router, export.router, bases.router),
-    *(tokenize.router, operations.router, metrics.router),
+    *(tokenize.router, operations.router, metrics.router, compare.router),
 )
 
 

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from app.core.neighbours import Neighbours
+from app.core.residency import Residency
 from app.settings import Settings
 from app.store.bases import BaseRow
 from app.supervisor.job import JobProcess
@@ -22,6 +24,8 @@ class RunTools:
 
     settings: Settings
     supervisor: Supervisor
+    residency: Residency
+    neighbours: Neighbours
     on_progress: Callable[[JobProgress], None]
 
 

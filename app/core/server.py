@@ -34,7 +34,7 @@ class Server:
         self.residency = Residency(settings, self.store, self.catalog, self.metrics)
         self.autoload = Autoload(settings, self.catalog, self.residency, self.metrics)
         self.loader = Loader(settings, self.catalog, self.residency)
-        self.jobs = Jobs(settings, self.store, self.supervisor, self.catalog)
+        self.jobs = Jobs(settings, self.store, self.supervisor, self.catalog, self.residency)
         self.is_draining = False
 
     async def start(self, load: Sequence[str] = ()) -> None:
