@@ -14,6 +14,17 @@ from workers.protocol.messages import JobDone, JobProgress
 from workers.protocol.specs import JobSpec
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveJob:
+    """A job that runs now: its newest tick, or nothing yet."""
+
+    id: str
+    kind: str
+    ratio: float = 0.0
+    rss_bytes: int = 0
+    eta_s: float | None = None
+
+
 class RunCancelled(Exception):
     """The run was told to stop: by its client, or because the server stops."""
 

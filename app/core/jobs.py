@@ -7,14 +7,13 @@ import sqlite3
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Concatenate, Final, ParamSpec
 
 from app.core import publish
 from app.core.acceptance import accept
 from app.core.catalog import Catalog
 from app.core.job_documents import JobDocument, QuantizeSpec, encode, job_object, kind_of, progress_object, spec_of
-from app.core.job_run import RunCancelled, RunTools
+from app.core.job_run import LiveJob, RunCancelled, RunTools
 from app.core.measurement import MeasureRun, measure_of
 from app.core.neighbours import Neighbours
 from app.core.quantization import QuantizeRun, check_disk
@@ -45,15 +44,6 @@ EVENT_INTERVAL_S: Final = 0.25
 # Compressed modules of one attempt that have an event each all the same. Mixtures of experts have more, and the events
 # of a job are counted.
 MODULE_EVENTS: Final = 2000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiveJob:
-    """A job that runs now; ratio 0 to 1."""
-
-    id: str
-    kind: str
-    ratio: float
 
 
 class Jobs:
@@ -101,11 +91,12 @@ class Jobs:
 
     def running(self) -> list[LiveJob]:
         """What runs now, for the metrics."""
-        if self._run is None:
+        run, tick = self._run, self._progress
+        if run is None:
             return []
-        return [
-            LiveJob(id=self._run.job_id, kind=self._run.kind, ratio=self._progress.ratio if self._progress else 0.0)
-        ]
+        if tick is None:
+            return [LiveJob(id=run.job_id, kind=run.kind)]
+        return [LiveJob(id=run.job_id, kind=run.kind, ratio=tick.ratio, rss_bytes=tick.rss_bytes, eta_s=tick.eta_s)]
 
     async def submit(self, spec: JobDocument, idem_key: str | None) -> JobObject:
         """Accept a job; it is on disk when this returns. The same key with the same spec returns the same job.
