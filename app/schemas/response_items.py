@@ -111,23 +111,20 @@ def check_answered_calls(items: list[Item]) -> None:
             )
 
 
-class FunctionTool(FunctionDefinition):
+class OfFunction(BaseModel):
+    """Mixed into what has a level more in chat, below its type."""
+
+    type: Literal["function"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_functions(cls, value: Any) -> Any:
+        return refuse_other_types(value, "function")
+
+
+class FunctionTool(OfFunction, FunctionDefinition):
     """A function that the model may call."""
 
-    type: Literal["function"]
 
-    @model_validator(mode="before")
-    @classmethod
-    def _only_functions(cls, value: Any) -> Any:
-        return refuse_other_types(value, "function")
-
-
-class FunctionToolChoice(FunctionChoice):
+class FunctionToolChoice(OfFunction, FunctionChoice):
     """The one function that must be called."""
-
-    type: Literal["function"]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _only_functions(cls, value: Any) -> Any:
-        return refuse_other_types(value, "function")

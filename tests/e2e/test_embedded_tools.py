@@ -180,7 +180,9 @@ def test_responses_enforce_calls_and_take_the_results(client: OpenAI, choice: An
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "walk"}], ids=["any", "tool"])
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
 def test_messages_enforce_calls_and_take_the_results(claude: Anthropic, choice: Any, is_streamed: bool) -> None:
-    fields: dict[str, Any] = {"model": MODEL, "max_tokens": 150, "tools": ANTHROPIC_TOOLS, "temperature": 0}
+    fields: dict[str, Any] = {"model": MODEL, "max_tokens": 150, "tools": ANTHROPIC_TOOLS}
+    # this package has no argument for it
+    fields["extra_body"] = {"temperature": 0}
     choice = {**choice, "disable_parallel_tool_use": True}
     conversation: list[Any] = list(MESSAGES)
     if is_streamed:
