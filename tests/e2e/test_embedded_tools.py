@@ -39,9 +39,10 @@ NAMED = {"type": "function", "function": {"name": "walk"}}
 
 
 FLAT_TOOLS: list[Any] = [{"type": "function", **tool["function"]} for tool in TOOLS]
+# without properties, an object may have any members
+NOTHING = {"type": "object", "properties": {}}
 ANTHROPIC_TOOLS: list[Any] = [
-    {"name": tool["function"]["name"], "input_schema": tool["function"].get("parameters", {"type": "object"})}
-    for tool in TOOLS
+    {"name": tool["function"]["name"], "input_schema": tool["function"].get("parameters", NOTHING)} for tool in TOOLS
 ]
 # of both packages: a proxy of the environment cannot reach this machine's own loopback
 DIRECT = {"trust_env": False}
