@@ -174,6 +174,7 @@ def _open_echo(spec: ServeSpec, echo: EchoSpec, faults: Faults) -> tuple[Engine,
         max_model_len=max_model_len,
         max_num_seqs=spec.max_num_seqs,
         max_num_batched_tokens=spec.max_num_batched_tokens,
+        eos_token_ids=frozenset() if echo.ends_with is None else frozenset({echo.ends_with}),
     )
     engine = Engine(EchoRunner(echo, num_pages=num_pages), limits, faults, tokenizer_path=spec.tokenizer_path)
     info = ModelInfo(
@@ -186,7 +187,7 @@ def _open_echo(spec: ServeSpec, echo: EchoSpec, faults: Faults) -> tuple[Engine,
         lane_reason="a stand-in that repeats the prompt, for load tests",
         vocab_size=echo.vocab_size,
         max_model_len=engine.max_model_len,
-        eos_token_ids=[],
+        eos_token_ids=sorted(limits.eos_token_ids),
         num_parameters=0,
         weight_bytes=0,
         kv_cache_bytes=0,

@@ -3,7 +3,6 @@
 The headers anthropic-version and anthropic-beta may be there and change nothing.
 """
 
-import secrets
 from dataclasses import replace
 from typing import Annotated, Any, Final
 
@@ -11,17 +10,20 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.api.answer import json_answer
-from app.api.as_chat import chat_body, own_name
+from app.api.as_chat import chat_body, in_own_names
 from app.api.attended import run_attended
 from app.api.body import json_body
 from app.api.chat import to_conversation, to_request
 from app.api.error_shapes import shaped
+from app.api.message_input import chat_messages, chat_switches, chat_tools
+from app.api.message_object import block, call_input, new_message, stop, usage
 from app.api.sse import Ending, EventStream, named_event
 from app.api.tools import to_tool_use
+from app.core.answers import answer_rules
 from app.core.chat_template import render_conversation
-from app.core.choice import Choice, Delta
-from app.core.collected import collect
+from app.core.choice import Delta
 from app.core.generation import Generation, Run
+from app.core.parts import Part, Parts, collect_parts
 from app.core.renderer import Renderer
 from app.core.request import GenerationRequest
 from app.core.text import TextModels
@@ -29,22 +31,23 @@ from app.core.variants import Variant
 from app.errors import ApiError
 from app.schemas.chat import ChatRequest
 from app.schemas.messages import CountTokensRequest, MessagesRequest
-from workers.protocol.messages import FinishReason
 
 router = APIRouter()
 
 _OWN_NAMES: Final = {
     "response_format.json_schema": "output_config.format",
     "response_format": "output_config.format",
+    ".function.parameters": ".input_schema",
+    ".function.": ".",
 }
+_FIELDS: Final = {"text": "text", "reasoning": "thinking"}
 
 
 @router.post("/v1/messages")
 async def messages(request: Request, body: Annotated[MessagesRequest, Depends(json_body(MessagesRequest))]) -> Response:
     """Answer a conversation, as Anthropic does."""
     generation: Generation = request.app.state.generation
-    wanted = to_request(_chat(body))
-    wanted = replace(wanted, grammar_param=own_name(wanted.grammar_param, _OWN_NAMES))
+    wanted = in_own_names(to_request(_chat(body)), _OWN_NAMES)
     if body.stream:
         ending = Ending(done=b"", error=lambda error: _error_event(error, request))
         return EventStream(generation, wanted, MessageChunks(), request.app.state.settings, ending)
@@ -61,14 +64,17 @@ async def count_tokens(
     renderer: Renderer = request.app.state.renderer
     text_model = await texts.get(variant.folder)
     chat = _chat(body)
-    prompt = await render_conversation(renderer, text_model, to_conversation(chat, to_tool_use(chat)))
-    ids = await text_model.encode(prompt, adds_special_tokens=False)
+    rules = answer_rules(to_request(chat), variant, text_model)
+    conversation = to_conversation(chat, to_tool_use(chat))
+    prompt = await render_conversation(renderer, text_model, conversation, rules.shown_family)
+    ids = await text_model.encode(rules.closed(prompt), adds_special_tokens=False)
     return json_answer({"input_tokens": len(ids)})
 
 
 def _chat(body: CountTokensRequest) -> ChatRequest:
     """The body as chat's. An answer whose beginning is given, as the last message, goes on from there."""
-    fields: dict[str, Any] = {"model": body.model, "messages": body.chat_messages()}
+    fields: dict[str, Any] = {"model": body.model, "messages": chat_messages(body), **chat_tools(body)}
+    fields["chat_template_kwargs"] = chat_switches(body)
     if fields["messages"][-1]["role"] == "assistant":
         fields["continue_final_message"] = True
     wanted_format = body.output_config.format if body.output_config is not None else None
@@ -88,46 +94,82 @@ def _chat(body: CountTokensRequest) -> ChatRequest:
 
 async def _answer(generation: Generation, wanted: GenerationRequest) -> Response:
     async with generation.run(wanted) as run:
-        choice = (await collect(run, generation.wait_s))[0]
+        parts = await collect_parts(run, generation.wait_s)
         content = {
-            **_message(run),
-            "content": [{"type": "text", "text": choice.text}],
-            **_stop(run.choices[0]),
-            "usage": _usage(run),
+            **new_message(run),
+            "content": [block(part) for part in parts.end()],
+            **stop(run, parts),
+            "usage": usage(run),
         }
     return json_answer(content)
 
 
 class MessageChunks:
-    """The events of a streamed message: it begins, its one block of text comes piece by piece, both are closed."""
+    """The events of a streamed message: it begins, its blocks come one after the other, each is closed.
 
-    _has_begun = False
+    A call comes as a whole, when it is complete: Anthropic's clients fail on arguments that turn out not to be JSON.
+    """
+
+    def __init__(self) -> None:
+        self._has_begun = False
+        self._parts = Parts()
+        self._open: Part | None = None
 
     def begin(self, run: Run) -> None:
         """Remember whose message this is."""
         self._run = run
 
     def chunk(self, delta: Delta) -> str:
-        """The text; before the first one the message and its block are opened."""
-        events = "" if self._has_begun else self._opened()
+        """The pieces; before the first one of a block the last one is closed, and this one opened."""
+        events = "" if self._has_begun else self._begun()
         self._has_begun = True
-        if delta.text:
-            events += _event("content_block_delta", index=0, delta={"type": "text_delta", "text": delta.text})
+        for piece in self._parts.add(delta):
+            if piece.part is not self._open:
+                events += self._closed() + self._opened(piece.part)
+            if piece.part.kind != "call":
+                kind = _FIELDS[piece.part.kind]
+                events += self._delta(piece.part, {"type": f"{kind}_delta", kind: piece.text})
         return events
 
     def end(self) -> str:
-        """The block and the message are closed; the reason and the usage stand between."""
+        """The last block and the message are closed; the reason and the usage stand between."""
+        last = self._parts.end()[-1]
+        events = "" if last is self._open else self._opened(last)
         return (
-            _event("content_block_stop", index=0)
-            + _event("message_delta", delta=_stop(self._run.choices[0]), usage=_usage(self._run))
+            events
+            + self._closed()
+            + _event("message_delta", delta=stop(self._run, self._parts), usage=usage(self._run))
             + _event("message_stop")
         )
 
-    def _opened(self) -> str:
-        message = {**_message(self._run), "content": [], "stop_reason": None, "stop_sequence": None}
-        return _event("message_start", message={**message, "usage": _usage(self._run)}) + _event(
-            "content_block_start", index=0, content_block={"type": "text", "text": ""}
-        )
+    def _begun(self) -> str:
+        message = {**new_message(self._run), "content": [], "stop_reason": None, "stop_sequence": None}
+        return _event("message_start", message={**message, "usage": usage(self._run)})
+
+    def _opened(self, part: Part) -> str:
+        self._open = part
+        return "" if part.kind == "call" else self._start(part, block(replace(part, text="")))
+
+    def _closed(self) -> str:
+        part = self._open
+        if part is None:
+            return ""
+        events = self._call(part) if part.kind == "call" else ""
+        return events + _event("content_block_stop", index=part.index)
+
+    def _call(self, part: Part) -> str:
+        whole, arguments = block(part), call_input(part)
+        if arguments is None:
+            start, delta = {**whole, "text": ""}, {"type": "text_delta", "text": whole["text"]}
+        else:
+            start, delta = {**whole, "input": {}}, {"type": "input_json_delta", "partial_json": arguments.decode()}
+        return self._start(part, start) + self._delta(part, delta)
+
+    def _start(self, part: Part, empty: dict[str, Any]) -> str:
+        return _event("content_block_start", index=part.index, content_block=empty)
+
+    def _delta(self, part: Part, delta: dict[str, Any]) -> str:
+        return _event("content_block_delta", index=part.index, delta=delta)
 
 
 def _event(kind: str, **fields: Any) -> str:
@@ -136,25 +178,3 @@ def _event(kind: str, **fields: Any) -> str:
 
 def _error_event(error: ApiError, request: Request) -> bytes:
     return named_event("error", shaped(error.body()["error"], error.status, request.scope)).encode()
-
-
-def _message(run: Run) -> dict[str, Any]:
-    return {"id": f"msg_{secrets.token_hex(12)}", "type": "message", "role": "assistant", "model": run.variant.id}
-
-
-def _stop(choice: Choice) -> dict[str, str | None]:
-    if choice.finish_reason is FinishReason.LENGTH:
-        reason = "max_tokens"
-    else:
-        reason = "end_turn" if choice.matched_stop is None else "stop_sequence"
-    return {"stop_reason": reason, "stop_sequence": choice.matched_stop}
-
-
-def _usage(run: Run) -> dict[str, int]:
-    """Prompt tokens that were found in the cache are counted apart."""
-    return {
-        "input_tokens": run.num_prompt_tokens - run.num_cached_tokens,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": run.num_cached_tokens,
-        "output_tokens": run.num_completion_tokens,
-    }

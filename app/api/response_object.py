@@ -2,47 +2,69 @@
 
 import secrets
 import time
-from typing import Any
+from typing import Any, Final
 
 from app.api.logprobs import chat_logprobs
 from app.api.usage import request_metrics
 from app.core.generation import Run
+from app.core.parts import Part, Parts
+from app.schemas.response_items import FunctionToolChoice
 from app.schemas.responses import ResponsesRequest
 from workers.protocol.messages import FinishReason, TokenLogprob
 
+_PREFIXES: Final = {"text": "msg", "reasoning": "rs", "call": "fc"}
+
 
 class ResponseObject:
-    """One response with one message that has one part of text. Ids and time are fixed when it is made."""
+    """One response with the items of its output. Ids and time are fixed when it is made."""
 
     def __init__(self, body: ResponsesRequest, run: Run) -> None:
-        self.item_id = f"msg_{secrets.token_hex(12)}"
         self._body = body
         self._run = run
-        self._id = f"resp_{secrets.token_hex(12)}"
+        self._key = secrets.token_hex(12)
         self._created_at = int(time.time())
 
     def begun(self) -> dict[str, Any]:
         """Nothing is said yet."""
         return self._object("in_progress", [])
 
-    def ended(self, text: str, logprobs: list[dict[str, Any]], reason: FinishReason | None) -> dict[str, Any]:
+    def ended(self, parts: Parts) -> dict[str, Any]:
         """The whole answer; `incomplete` if it was cut off at max_output_tokens or the end of the context."""
-        is_cut = reason is FinishReason.LENGTH
+        is_cut = parts.finish_reason is FinishReason.LENGTH
         status = "incomplete" if is_cut else "completed"
-        whole = self._object(status, [self.item(status, [self.part(text, logprobs)])])
+        *before, last = parts.end()
+        whole = self._object(status, [*(self.item(part, "completed") for part in before), self.item(last, status)])
         whole["incomplete_details"] = {"reason": "max_output_tokens"} if is_cut else None
         whole["completed_at"] = None if is_cut else int(time.time())
         whole["usage"] = self._usage()
         whole["metrics"] = request_metrics(self._run)
         return whole
 
-    def item(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
-        """The message."""
-        return {"id": self.item_id, "type": "message", "status": status, "role": "assistant", "content": content}
+    def item_id(self, part: Part) -> str:
+        """Of the item that this part is."""
+        return f"{_PREFIXES[part.kind]}_{self._key}{part.index}"
 
-    def part(self, text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Its text."""
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
+    def item(self, part: Part, status: str) -> dict[str, Any]:
+        """The item: a message, thinking or a call."""
+        item = {"id": self.item_id(part), "status": status}
+        if part.kind == "call":
+            return {**item, "type": "function_call", "call_id": part.call_id, **self.content(part)}
+        if part.kind == "reasoning":
+            return {**item, "type": "reasoning", "summary": [], "content": [self.content(part)]}
+        return {**item, "type": "message", "role": "assistant", "content": [self.content(part)]}
+
+    def content(self, part: Part) -> dict[str, Any]:
+        """What the item holds."""
+        if part.kind == "call":
+            return {"name": part.name, "arguments": part.text}
+        if part.kind == "reasoning":
+            return {"type": "reasoning_text", "text": part.text}
+        return {
+            "type": "output_text",
+            "text": part.text,
+            "annotations": [],
+            "logprobs": self.logprobs(part.logprobs),
+        }
 
     def logprobs(self, entries: list[TokenLogprob]) -> list[dict[str, Any]]:
         """Of these tokens, if they were asked for."""
@@ -55,9 +77,10 @@ class ResponseObject:
 
     def _object(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
         body = self._body
+        choice = body.tool_choice
         text_format = body.text.format if body.text is not None else None
         return {
-            "id": self._id,
+            "id": f"resp_{self._key}",
             "object": "response",
             "created_at": self._created_at,
             "status": status,
@@ -70,15 +93,15 @@ class ResponseObject:
             "metadata": body.metadata or {},
             "model": self._run.variant.id,
             "output": output,
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": None,
             "reasoning": {"effort": body.reasoning.effort if body.reasoning is not None else None, "summary": None},
             "service_tier": "default",
             "store": False,
             "temperature": 1.0 if body.temperature is None else body.temperature,
             "text": {"format": text_format or {"type": "text"}},
-            "tool_choice": "auto",
-            "tools": [],
+            "tool_choice": choice.model_dump() if isinstance(choice, FunctionToolChoice) else choice or "auto",
+            "tools": [tool.model_dump() for tool in body.tools or ()],
             "top_logprobs": body.top_logprobs or 0,
             "top_p": 1.0 if body.top_p is None else body.top_p,
             "truncation": "disabled",
@@ -92,6 +115,6 @@ class ResponseObject:
             "input_tokens": run.num_prompt_tokens,
             "input_tokens_details": {"cached_tokens": run.num_cached_tokens, "cache_write_tokens": 0},
             "output_tokens": run.num_completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": run.num_reasoning_tokens},
             "total_tokens": run.num_prompt_tokens + run.num_completion_tokens,
         }

@@ -7,23 +7,29 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.api.answer import json_answer
-from app.api.as_chat import chat_body, own_name
+from app.api.as_chat import chat_body, in_own_names
 from app.api.attended import run_attended
 from app.api.body import json_body
 from app.api.chat import to_request
+from app.api.response_input import chat_messages, chat_tool_choice, chat_tools
 from app.api.response_object import ResponseObject
 from app.api.sse import Ending, EventStream, named_event
 from app.core.choice import Delta
-from app.core.collected import collect
 from app.core.generation import Generation, Run
+from app.core.parts import Part, Parts, Piece, collect_parts
 from app.core.request import GenerationRequest
 from app.errors import ApiError
 from app.schemas.responses import ResponsesRequest
-from workers.protocol.messages import FinishReason, TokenLogprob
 
 router = APIRouter()
 
-_OWN_NAMES: Final = {"response_format.json_schema": "text.format", "response_format": "text.format"}
+_OWN_NAMES: Final = {
+    "response_format.json_schema": "text.format",
+    "response_format": "text.format",
+    ".function.": ".",
+    "messages": "input",
+}
+_STREAMED: Final = {"text": "output_text", "reasoning": "reasoning_text", "call": "function_call_arguments"}
 
 
 @router.post("/v1/responses")
@@ -42,32 +48,23 @@ async def responses(
 
 def from_responses(body: ResponsesRequest) -> GenerationRequest:
     """The body in the core's words, by way of chat's."""
-    messages: list[dict[str, Any]] = []
-    if body.instructions is not None:
-        messages.append({"role": "system", "content": body.instructions})
-    if isinstance(body.input, str):
-        messages.append({"role": "user", "content": body.input})
-    else:
-        messages += [{"role": item.role, "content": item.parts()} for item in body.input]
     effort = body.reasoning.effort if body.reasoning is not None else None
     fields = {
         "model": body.model,
-        "messages": messages,
+        "messages": chat_messages(body),
         "max_completion_tokens": body.max_output_tokens,
         "temperature": body.temperature,
         "top_p": body.top_p,
         "logprobs": body.wants_logprobs,
         "top_logprobs": body.top_logprobs,
         "response_format": _response_format(body),
+        "tools": chat_tools(body.tools),
+        "tool_choice": chat_tool_choice(body.tool_choice),
+        "parallel_tool_calls": body.parallel_tool_calls,
         "chat_template_kwargs": None if effort is None else {"reasoning_effort": effort},
     }
-    wanted = to_request(chat_body(fields, _OWN_NAMES))
-    return replace(
-        wanted,
-        prompt_param="input",
-        max_tokens_param="max_output_tokens",
-        grammar_param=own_name(wanted.grammar_param, _OWN_NAMES),
-    )
+    wanted = in_own_names(to_request(chat_body(fields, _OWN_NAMES)), _OWN_NAMES)
+    return replace(wanted, prompt_param="input", max_tokens_param="max_output_tokens")
 
 
 def _response_format(body: ResponsesRequest) -> dict[str, Any] | None:
@@ -80,48 +77,39 @@ def _response_format(body: ResponsesRequest) -> dict[str, Any] | None:
 
 async def _answer(generation: Generation, wanted: GenerationRequest, body: ResponsesRequest) -> Response:
     async with generation.run(wanted) as run:
-        choice = (await collect(run, generation.wait_s))[0]
-        answer = ResponseObject(body, run)
-        logprobs = answer.logprobs(choice.logprobs)
-        return json_answer(answer.ended(choice.text, logprobs, choice.finish_reason))
+        parts = await collect_parts(run, generation.wait_s)
+        return json_answer(ResponseObject(body, run).ended(parts))
 
 
 class ResponseChunks:
-    """The events of a streamed response, numbered: it begins, its text comes piece by piece, each part is closed."""
+    """The events of a streamed response, numbered: it begins, its items come piece by piece, each is closed."""
 
     def __init__(self, body: ResponsesRequest) -> None:
         self._body = body
         self._number = 0
-        self._texts: list[str] = []
-        self._logprobs: list[TokenLogprob] = []
-        self._finish_reason: FinishReason | None = None
+        self._parts = Parts()
+        self._open: Part | None = None
 
     def begin(self, run: Run) -> None:
         """Fix ids and time of every event."""
         self._answer = ResponseObject(self._body, run)
 
     def chunk(self, delta: Delta) -> str:
-        """The pieces of text; before the first one the parts that hold it are opened."""
-        events = "" if self._number else self._opened()
-        self._logprobs += delta.logprobs
-        self._finish_reason = delta.finish_reason
-        if not delta.text:
-            return events
-        self._texts.append(delta.text)
-        logprobs = self._answer.logprobs(delta.logprobs)
-        return events + self._of_text("response.output_text.delta", delta=delta.text, logprobs=logprobs)
+        """The pieces; before the first one of an item the last one is closed, and this one opened."""
+        events = "" if self._number else self._begun()
+        for piece in self._parts.add(delta):
+            if piece.part is not self._open:
+                events += self._closed() + self._opened(piece.part)
+            if piece.text:
+                events += self._piece(piece)
+        return events
 
     def end(self) -> str:
         """Everything that was opened is closed, and the whole response told."""
-        text, logprobs = "".join(self._texts), self._answer.logprobs(self._logprobs)
-        part = self._answer.part(text, logprobs)
-        whole = self._answer.ended(text, logprobs, self._finish_reason)
-        return (
-            self._of_text("response.output_text.done", text=text, logprobs=logprobs)
-            + self._of_text("response.content_part.done", part=part)
-            + self._event("response.output_item.done", output_index=0, item=whole["output"][0])
-            + self._event(f"response.{whole['status']}", response=whole)
-        )
+        last = self._parts.end()[-1]
+        events = "" if last is self._open else self._opened(last)
+        whole = self._answer.ended(self._parts)
+        return events + self._closed(whole["status"]) + self._event(f"response.{whole['status']}", response=whole)
 
     def error(self, error: ApiError) -> bytes:
         """An error event; `error` inside is what OpenAI's own client raises for."""
@@ -129,18 +117,43 @@ class ResponseChunks:
         event = self._event("error", **{name: fields[name] for name in ("code", "message", "param")}, error=fields)
         return event.encode()
 
-    def _opened(self) -> str:
+    def _begun(self) -> str:
         begun = self._answer.begun()
-        return (
-            self._event("response.created", response=begun)
-            + self._event("response.in_progress", response=begun)
-            + self._event("response.output_item.added", output_index=0, item=self._answer.item("in_progress", []))
-            + self._of_text("response.content_part.added", part=self._answer.part("", []))
-        )
+        return self._event("response.created", response=begun) + self._event("response.in_progress", response=begun)
 
-    def _of_text(self, kind: str, **fields: Any) -> str:
-        place = {"item_id": self._answer.item_id, "output_index": 0, "content_index": 0}
-        return self._event(kind, **place, **fields)
+    def _opened(self, part: Part) -> str:
+        self._open = part
+        empty = replace(part, text="", logprobs=[])
+        item = self._answer.item(empty, "in_progress")
+        if part.kind == "call":
+            return self._event("response.output_item.added", output_index=part.index, item=item)
+        return self._event(
+            "response.output_item.added", output_index=part.index, item={**item, "content": []}
+        ) + self._of_item(part, "content_part.added", part=self._answer.content(empty))
+
+    def _piece(self, piece: Piece) -> str:
+        fields: dict[str, Any] = {"delta": piece.text}
+        if piece.part.kind == "text":
+            fields["logprobs"] = self._answer.logprobs(piece.logprobs)
+        return self._of_item(piece.part, f"{_STREAMED[piece.part.kind]}.delta", **fields)
+
+    def _closed(self, status: str = "completed") -> str:
+        part = self._open
+        if part is None:
+            return ""
+        content = self._answer.content(part)
+        whole = {name: content[name] for name in ("text", "logprobs", "arguments", "name") if name in content}
+        events = self._of_item(part, f"{_STREAMED[part.kind]}.done", **whole)
+        if part.kind != "call":
+            events += self._of_item(part, "content_part.done", part=content)
+        item = self._answer.item(part, status)
+        return events + self._event("response.output_item.done", output_index=part.index, item=item)
+
+    def _of_item(self, owner: Part, kind: str, /, **fields: Any) -> str:
+        place: dict[str, Any] = {"item_id": self._answer.item_id(owner), "output_index": owner.index}
+        if owner.kind != "call":
+            place["content_index"] = 0
+        return self._event(f"response.{kind}", **place, **fields)
 
     def _event(self, kind: str, **fields: Any) -> str:
         data = {"type": kind, "sequence_number": self._number, **fields}

@@ -1,19 +1,28 @@
 """Bodies of POST /v1/messages and /v1/messages/count_tokens, in Anthropic's shape."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.schemas.body import OpenAIBody
-from app.schemas.chat import MAX_MESSAGES, MAX_PARTS, TextPart
-from app.schemas.sampling import MAX_STOPS, MAX_TOKENS_FIELD, StopString, broken_rule, text_or_list
+from app.schemas.chat import MAX_MESSAGES, TextPart
+from app.schemas.message_blocks import (
+    Block,
+    Blocks,
+    Texts,
+    Thinking,
+    ThinkingBlock,
+    Tool,
+    ToolChoice,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+from app.schemas.sampling import MAX_STOPS, MAX_TOKENS_FIELD, StopString, broken_rule
+from app.schemas.tools import MAX_TOOLS
 
 _loose = ConfigDict(extra="ignore", strict=True, frozen=True, hide_input_in_errors=True)
-
-Blocks = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS), Tag("<list>")],
-    Discriminator(text_or_list),
-]
+# which of the blocks belong to one role alone
+_ROLES: Final = {ThinkingBlock: "assistant", ToolUseBlock: "assistant", ToolResultBlock: "user"}
 
 
 class Turn(BaseModel):
@@ -24,13 +33,19 @@ class Turn(BaseModel):
     role: Literal["user", "assistant", "system"]
     content: Blocks
 
+    @model_validator(mode="after")
+    def _blocks_of_role(self) -> Self:
+        for index, block in enumerate(self.blocks()):
+            role = _ROLES.get(type(block), self.role)
+            if role != self.role:
+                raise broken_rule(
+                    "invalid_value", f"Only turns of the role '{role}' have such a block", param=f"content[{index}]"
+                )
+        return self
 
-class Choice(BaseModel):
-    """Of thinking, which `disabled` leaves out, or of tools, of which there are none."""
-
-    model_config = _loose
-
-    type: str = Field(max_length=32)
+    def blocks(self) -> list[Block]:
+        """Empty if the content is a string."""
+        return [] if isinstance(self.content, str) else self.content
 
 
 class OutputConfig(BaseModel):
@@ -45,40 +60,40 @@ class CountTokensRequest(OpenAIBody):
     """The conversation alone."""
 
     unsupported: ClassVar[dict[str, str]] = {
-        "tools": "this server does not call tools on this route",
         "mcp_servers": "this server calls no other servers",
         "container": "this server runs no code",
     }
 
     model: str
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES - 1)]
-    system: Blocks | None = None
-    thinking: Choice | None = None
-    tool_choice: Choice | None = None
+    system: Texts | None = None
+    thinking: Thinking | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
     output_config: OutputConfig | None = None
     cache_control: Any = None
 
     @model_validator(mode="after")
-    def _asks_for_text(self) -> Self:
-        if self.thinking is not None and self.thinking.type != "disabled":
-            raise broken_rule("unsupported_parameter", "Only 'disabled' is supported", param="thinking")
-        if self.tool_choice is not None and self.tool_choice.type not in ("auto", "none"):
-            raise broken_rule("unsupported_parameter", "There are no tools to choose from", param="tool_choice")
+    def _calls_have_results(self) -> Self:
+        known: set[str] = set()
+        for index, turn in enumerate(self.messages):
+            for place, block in enumerate(turn.blocks()):
+                if isinstance(block, ToolUseBlock):
+                    known.add(block.id)
+                if isinstance(block, ToolResultBlock) and block.tool_use_id not in known:
+                    raise broken_rule(
+                        "invalid_value",
+                        "No block of type 'tool_use' before it has this id",
+                        param=f"messages[{index}].content[{place}].tool_use_id",
+                    )
+        last = self.messages[-1]
+        if last.role == "assistant" and last.blocks() and not isinstance(last.blocks()[-1], TextPart):
+            raise broken_rule(
+                "invalid_value",
+                "The answer goes on where the last turn of the assistant ends: end it with text, or add a user's turn",
+                param=f"messages[{len(self.messages) - 1}].content",
+            )
         return self
-
-    def chat_messages(self) -> list[dict[str, Any]]:
-        """As chat has them: the system prompt first, neighbours of one role as one message."""
-        turns = [] if self.system is None else [("system", self.system)]
-        turns += [(turn.role, turn.content) for turn in self.messages]
-        merged: list[dict[str, Any]] = []
-        for role, content in turns:
-            texts = [content] if isinstance(content, str) else [part.text for part in content]
-            parts = [{"type": "text", "text": text} for text in texts]
-            if merged and merged[-1]["role"] == role:
-                merged[-1]["content"] += parts
-            else:
-                merged.append({"role": role, "content": parts})
-        return merged
 
 
 class MessagesRequest(CountTokensRequest):

@@ -1,58 +1,17 @@
 """Body of POST /v1/responses."""
 
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from app.schemas.body import HarmlessFields, OpenAIBody
-from app.schemas.chat import MAX_MESSAGES, MAX_PARTS, TextPart
-from app.schemas.sampling import MAX_TOKENS_FIELD, broken_rule, text_or_list
+from app.schemas.response_items import FunctionTool, FunctionToolChoice, Input, check_answered_calls
+from app.schemas.sampling import MAX_TOKENS_FIELD, broken_rule
+from app.schemas.tools import MAX_TOOLS, ChoiceMode, choice_kind
 from workers.protocol.specs import MAX_TOP_LOGPROBS
 
 LOGPROBS: Final = "message.output_text.logprobs"
 _loose = ConfigDict(extra="ignore", strict=True, frozen=True, hide_input_in_errors=True)
-
-
-class InputPart(TextPart):
-    """One part of an item's content: of a user's message, or of an answer that is sent back."""
-
-    text_types = ("input_text", "output_text", "text")
-
-
-InputContent = Annotated[
-    Annotated[str, Tag("<text>")]
-    | Annotated[list[InputPart], Field(min_length=1, max_length=MAX_PARTS), Tag("<list>")],
-    Discriminator(text_or_list),
-]
-
-
-class InputMessage(BaseModel):
-    """One item of the input; id, status and phase of an earlier answer are not looked at."""
-
-    model_config = _loose
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: InputContent
-
-    @model_validator(mode="before")
-    @classmethod
-    def _only_messages(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("type", "message") != "message":
-            raise broken_rule("unsupported_content", "Only items of type 'message' are supported")
-        return value
-
-    def parts(self) -> str | list[dict[str, str]]:
-        """The content as chat has it."""
-        if isinstance(self.content, str):
-            return self.content
-        return [{"type": "text", "text": part.text} for part in self.content]
-
-
-Input = Annotated[
-    Annotated[str, Tag("<text>")]
-    | Annotated[list[InputMessage], Field(min_length=1, max_length=MAX_MESSAGES - 1), Tag("<list>")],
-    Discriminator(text_or_list),
-]
 
 
 class TextConfig(BaseModel):
@@ -79,7 +38,6 @@ class ResponsesRequest(HarmlessFields, OpenAIBody):
         "conversation": "nothing is stored here; send the whole conversation as 'input'",
         "background": "answers are sent at once or streamed",
         "prompt": "nothing is stored here; write the prompt out",
-        "tools": "this server does not call tools on this route",
     }
 
     model: str
@@ -95,7 +53,14 @@ class ResponsesRequest(HarmlessFields, OpenAIBody):
     stream: bool | None = None
     stream_options: Any = None
     truncation: str | None = Field(None, max_length=32)
-    tool_choice: Any = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: (
+        Annotated[
+            Annotated[ChoiceMode, Tag("<mode>")] | Annotated[FunctionToolChoice, Tag("<named>")],
+            Discriminator(choice_kind),
+        ]
+        | None
+    ) = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: Any = None
     prompt_cache_retention: Any = None
@@ -104,13 +69,13 @@ class ResponsesRequest(HarmlessFields, OpenAIBody):
     def _fields_agree(self) -> Self:
         if self.truncation not in (None, "disabled"):
             raise broken_rule("unsupported_parameter", "Only 'disabled' is supported", param="truncation")
-        if self.tool_choice not in (None, "none", "auto"):
-            raise broken_rule("unsupported_parameter", "There are no tools to choose from", param="tool_choice")
         for index, name in enumerate(self.include or ()):
             if name != LOGPROBS:
                 raise broken_rule("unsupported_parameter", f"Only '{LOGPROBS}' is supported", param=f"include[{index}]")
         if self.stream_options is not None and not self.stream:
             raise broken_rule("invalid_value", "It is only allowed when 'stream' is true", param="stream_options")
+        if not isinstance(self.input, str):
+            check_answered_calls(self.input)
         return self
 
     @property

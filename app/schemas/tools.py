@@ -14,6 +14,16 @@ _strict = ConfigDict(extra="ignore", strict=True, frozen=True, hide_input_in_err
 FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
+def refuse_other_types(value: Any, known: str) -> Any:
+    """The value; raises a broken rule if it says that it is of another type, such as a tool that only others run."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if isinstance(kind, str) and kind != known:
+        raise broken_rule(
+            "unsupported_parameter", f"Type '{kind}' is not supported here, only '{known}' is", param="type"
+        )
+    return value
+
+
 class FunctionDefinition(BaseModel):
     """One function. parameters: JSON Schema of an object. strict: enforced calls keep to the schema in any case."""
 
@@ -59,15 +69,17 @@ class NamedChoice(BaseModel):
     function: FunctionChoice
 
 
-def _choice_kind(value: Any) -> str | None:
+def choice_kind(value: Any) -> str | None:
+    """Tag of a union of a mode and the tool that must be called."""
     if isinstance(value, str):
         return "<mode>"
     return "<named>" if isinstance(value, dict) else None
 
 
+ChoiceMode = Literal["none", "auto", "required"]
 ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("<mode>")] | Annotated[NamedChoice, Tag("<named>")],
-    Discriminator(_choice_kind),
+    Annotated[ChoiceMode, Tag("<mode>")] | Annotated[NamedChoice, Tag("<named>")],
+    Discriminator(choice_kind),
 ]
 
 

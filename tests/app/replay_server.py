@@ -1,6 +1,6 @@
 """The echo model behind a template of one's own: the last message says, token by token, what the model answers.
 
-What follows `<|say|>` in the prompt is repeated up to `<|end|>`, the stop token that every request of `saying` names.
+What follows `<|say|>` in the prompt is repeated up to `<|end|>`, which ends every answer.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 from app_servers import echo_settings, running_app
+from fastapi import FastAPI
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from app.core.entries import echo_entry
@@ -23,24 +24,32 @@ PLAIN = ("<tool_call>", "</tool_call>", "<think>", "</think>")
 
 
 @asynccontextmanager
-async def replaying(folder: Path, templates: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a server with one variant `echo/<name>` for each template."""
+async def replaying(folder: Path, templates: dict[str, str]) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
+    """An application, and a client of it, with one variant `echo/<name>` for each template."""
     async with running_app(echo_settings(folder / "data", echo_itl_s=0)) as (app, client):
         server = app.state.server
         for name, template in templates.items():
             text_folder = folder / name
             tokenizer = _write_text_model(text_folder, template)
-            spec = EchoSpec(vocab_size=tokenizer.get_vocab_size(), repeats_after=tokenizer.token_to_id("<|say|>"))
+            spec = EchoSpec(
+                vocab_size=tokenizer.get_vocab_size(),
+                repeats_after=tokenizer.token_to_id("<|say|>"),
+                ends_with=tokenizer.token_to_id("<|end|>"),
+            )
             entry = echo_entry(name, server.supervisor, server.catalog.pulse, text_folder, spec)
             server.catalog._entries[entry.row.id] = entry
             await server.loader.load(LoadRequest(model=entry.row.id), wait=True)
-        yield client
+        yield app, client
 
 
 def saying(model: str, text: str, **fields: Any) -> dict[str, Any]:
     """A chat whose answer is this text."""
-    messages = [{"role": "user", "content": f"<|say|>{text}<|end|>"}]
-    return {"model": model, "messages": messages, "stop_token_ids": [SPECIAL.index("<|end|>")], **fields}
+    return {"model": model, "messages": [{"role": "user", "content": said(text)}], **fields}
+
+
+def said(text: str) -> str:
+    """A message whose answer is this text."""
+    return f"<|say|>{text}<|end|>"
 
 
 def _write_text_model(folder: Path, template: str) -> Tokenizer:

@@ -4,8 +4,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import anthropic
 import openai
 import pytest
+from anthropic import Anthropic
 from cli_server import running_server
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
@@ -36,13 +38,36 @@ TOOLS: list[dict[str, Any]] = [
 NAMED = {"type": "function", "function": {"name": "walk"}}
 
 
+FLAT_TOOLS: list[Any] = [{"type": "function", **tool["function"]} for tool in TOOLS]
+# without properties, an object may have any members
+NOTHING = {"type": "object", "properties": {}}
+ANTHROPIC_TOOLS: list[Any] = [
+    {"name": tool["function"]["name"], "input_schema": tool["function"].get("parameters", NOTHING)} for tool in TOOLS
+]
+# of both packages: a proxy of the environment cannot reach this machine's own loopback
+DIRECT = {"trust_env": False}
+
+
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_server(tmp_path_factory.mktemp("server")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[OpenAI]:
     with (
-        running_server(tmp_path_factory.mktemp("server")) as server,
-        # a proxy of the environment cannot reach this machine's own loopback
-        openai.DefaultHttpxClient(trust_env=False) as http,
-        OpenAI(base_url=f"{server.url}/v1", api_key="anything", max_retries=0, timeout=600, http_client=http) as client,
+        openai.DefaultHttpxClient(**DIRECT) as http,
+        OpenAI(base_url=f"{url}/v1", api_key="anything", max_retries=0, timeout=600, http_client=http) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def claude(url: str) -> Iterator[Anthropic]:
+    with (
+        anthropic.DefaultHttpxClient(**DIRECT) as http,
+        Anthropic(base_url=url, api_key="anything", max_retries=0, timeout=600, http_client=http) as client,
     ):
         yield client
 
@@ -127,3 +152,52 @@ def test_the_story_goes_on_after_a_call(client: OpenAI) -> None:
     )
 
     assert answer.choices[0].message.content
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "walk"}], ids=["required", "named"])
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
+def test_responses_enforce_calls_and_take_the_results(client: OpenAI, choice: Any, is_streamed: bool) -> None:
+    # these routes have no seed
+    fields: dict[str, Any] = {"model": MODEL, "tools": FLAT_TOOLS, "max_output_tokens": 150, "temperature": 0}
+    fields["parallel_tool_calls"] = False
+    conversation: list[Any] = list(MESSAGES)
+    if is_streamed:
+        with client.responses.stream(input=conversation, tool_choice=choice, **fields) as stream:
+            answer: Any = stream.until_done().get_final_response()
+    else:
+        answer = client.responses.create(input=conversation, tool_choice=choice, **fields)
+
+    assert answer.status == "completed"
+    (call,) = answer.output
+    assert call.type == "function_call"
+    check(call.name, call.arguments)
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "They are at the park."}
+    conversation += [call.model_dump(exclude_none=True, exclude={"parsed_arguments"}), result]
+
+    fields["max_output_tokens"] = 40
+    assert client.responses.create(input=conversation, tool_choice="none", **fields).output_text
+
+
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "walk"}], ids=["any", "tool"])
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
+def test_messages_enforce_calls_and_take_the_results(claude: Anthropic, choice: Any, is_streamed: bool) -> None:
+    fields: dict[str, Any] = {"model": MODEL, "max_tokens": 150, "tools": ANTHROPIC_TOOLS}
+    # this package has no argument for it
+    fields["extra_body"] = {"temperature": 0}
+    choice = {**choice, "disable_parallel_tool_use": True}
+    conversation: list[Any] = list(MESSAGES)
+    if is_streamed:
+        with claude.messages.stream(messages=conversation, tool_choice=choice, **fields) as stream:
+            message: Any = stream.get_final_message()
+    else:
+        message = claude.messages.create(messages=conversation, tool_choice=choice, **fields)
+
+    assert message.stop_reason == "tool_use"
+    (block,) = message.content
+    assert block.type == "tool_use"
+    check(block.name, json.dumps(block.input))
+    result = {"type": "tool_result", "tool_use_id": block.id, "content": "They are at the park."}
+    conversation += [{"role": "assistant", "content": message.content}, {"role": "user", "content": [result]}]
+
+    fields["max_tokens"] = 40
+    assert claude.messages.create(messages=conversation, tool_choice={"type": "none"}, **fields).content[0].text

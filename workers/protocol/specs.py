@@ -60,12 +60,14 @@ class EchoSpec(Struct, frozen=True, kw_only=True):
 
     ttft_s, itl_s: seconds slept in the first and in every later step of a sequence. repeats_after: a token id; only
     what follows the last one of it is repeated, so that a prompt can say what the answer is to be. None = everything.
+    ends_with: the token id that ends an answer, None = there is none.
     """
 
     vocab_size: int = 512
     ttft_s: float = 0.0
     itl_s: float = 0.0
     repeats_after: int | None = None
+    ends_with: int | None = None
 
 
 class ServeSpec(Struct, frozen=True, kw_only=True, tag=True):

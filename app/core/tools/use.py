@@ -47,12 +47,16 @@ class Tool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolUse:
-    """choice: whether calls may or must be made; named: of this function. is_parallel: more than one at a time."""
+    """choice: whether calls may or must be made; named: of this function. is_parallel: more than one at a time.
+
+    schema_field: where a tool of the client's body has its schema, for error messages.
+    """
 
     tools: tuple[Tool, ...] = ()
     choice: Literal["none", "auto", "required", "named"] = "auto"
     named: str = ""
     is_parallel: bool = True
+    schema_field: str = "function.parameters"
 
     @property
     def must_call(self) -> bool:
@@ -75,7 +79,7 @@ class ToolUse:
     def enforced_schemas(self, answer: Grammar | None) -> list[tuple[Grammar, str]]:
         """The functions' schemas in `grammar`, each with the field of the body that it comes from."""
         return [
-            (json_schema_grammar(tool.forced_schema()), f"tools[{index}].function.parameters")
+            (json_schema_grammar(tool.forced_schema()), f"tools[{index}].{self.schema_field}")
             for index, tool in enumerate(self.tools)
             if self.constrains(answer) and self.named in ("", tool.name)
         ]

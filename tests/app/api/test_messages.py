@@ -117,7 +117,7 @@ async def test_blocks_turns_and_a_given_beginning_are_chat_s(client: AsyncAnthro
             id="image",
         ),
         pytest.param({"tools": [{"name": "f"}]}, "invalid_request_error", "tools", id="tools"),
-        pytest.param({"thinking": {"type": "enabled"}}, "invalid_request_error", "thinking", id="thinking"),
+        pytest.param({"thinking": {"type": "often"}}, "invalid_request_error", "thinking", id="thinking"),
         pytest.param({"tool_choice": {"type": "any"}}, "invalid_request_error", "tool_choice", id="tool-choice"),
         pytest.param(
             {"output_config": {"format": {"type": "yaml"}}},

@@ -1,22 +1,18 @@
 """Calls and thinking over HTTP: the echo model says what each family would, streamed and not."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 from openai import AsyncOpenAI
-from replay_server import replaying, saying
+from replay_server import said, saying
 from sse_reading import stream
 
 # one server, and so one event loop, for all tests
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CHAT = "/v1/chat/completions"
-TEMPLATES = Path(__file__).parents[1] / "core" / "tools" / "templates"
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS: list[dict[str, Any]] = [
     {"type": "function", "function": {"name": "get_weather", "description": "Ask", "parameters": CITY}},
@@ -27,14 +23,6 @@ LLAMA_CALL = '{"name": "get_weather", "parameters": {"city": "Köln 😀"}}'
 WEATHER = ("get_weather", '{"city": "Köln 😀"}')
 
 Call = tuple[str, str]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def replay(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
-    names = ("hermes", "qwen3_coder", "llama3", "mistral", "text_arguments", "plain")
-    templates = {name: (TEMPLATES / f"{name}.jinja").read_text("utf-8") for name in names}
-    async with replaying(tmp_path_factory.mktemp("replay"), templates) as client:
-        yield client
 
 
 async def whole(http: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
@@ -248,14 +236,13 @@ async def test_logprobs_of_a_stream_are_those_of_all_tokens(replay: httpx.AsyncC
 async def test_openai_client_reads_calls_and_sends_the_result_back(replay: httpx.AsyncClient) -> None:
     client = AsyncOpenAI(base_url="http://127.0.0.1/v1", api_key="x", http_client=replay, max_retries=0)
     body = saying("echo/hermes", HERMES_CALL, tools=TOOLS)
-    stop = {"stop_token_ids": body.pop("stop_token_ids")}
 
-    answer = await client.chat.completions.create(**body, extra_body=stop)
+    answer = await client.chat.completions.create(**body)
     message = answer.choices[0].message
     assert message.tool_calls is not None
-    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "<|say|>It rains.<|end|>"}
+    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": said("It rains.")}
     body["messages"] += [message.model_dump(exclude_none=True), result]
-    final = await client.chat.completions.create(**body, extra_body=stop)
+    final = await client.chat.completions.create(**body)
 
     assert json.loads(message.tool_calls[0].function.arguments) == {"city": "Köln 😀"}  # type: ignore[union-attr]
     assert answer.choices[0].finish_reason == "tool_calls"
