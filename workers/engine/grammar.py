@@ -4,6 +4,7 @@ A mask depends on the sequence's own tokens alone, and a matcher moves only when
 run again, and a preempted sequence goes on where it was.
 """
 
+import json
 import logging
 from collections.abc import Sequence as Many
 from pathlib import Path
@@ -92,7 +93,7 @@ class Grammars:
             raise WorkerError(
                 WorkerErrorCode.INVALID_REQUEST, "this model has no tokenizer.json, so its output cannot be constrained"
             )
-        text = Path(self._path).read_text(encoding="utf-8")
+        text = _as_text_tokens(Path(self._path).read_text(encoding="utf-8"))
         eos_token_ids = sorted(token_id for token_id in self._eos_token_ids if token_id < self._vocab_size) or None
         # Logits are often wider than the tokenizer. Where they are narrower, it must say so itself.
         for num_tokens in (self._vocab_size, None):
@@ -105,6 +106,23 @@ class Grammars:
             WorkerErrorCode.INVALID_REQUEST,
             "this model's tokenizer is of a kind for which output cannot be constrained",
         )
+
+
+def _as_text_tokens(tokenizer_json: str) -> str:
+    """The tokenizer with added tokens that are not special as plain words of its vocabulary.
+
+    llguidance takes all that look like `<...>` for special, offers them as the text that they are, and then refuses
+    them: no answer could hold Qwen's `<tool_call>`.
+    """
+    content = json.loads(tokenizer_json)
+    vocab = content.get("model", {}).get("vocab")
+    added = content.get("added_tokens") or []
+    plain = [token for token in added if not token["special"]]
+    if not plain or not isinstance(vocab, dict):
+        return tokenizer_json
+    vocab.update({token["content"]: token["id"] for token in plain})
+    content["added_tokens"] = [token for token in added if token["special"]]
+    return json.dumps(content)
 
 
 def allowed_tokens(matchers: Many[Matcher], vocab_size: int, device: torch.device) -> Tensor:

@@ -169,6 +169,20 @@ def test_grammar_that_outgrows_its_limits_on_the_way_is_refused_from_there_on(to
     assert not matcher.is_complete
 
 
+def test_words_of_the_vocabulary_that_look_special_are_text(tokenizer_path: str) -> None:
+    content = json.loads(Path(tokenizer_path).read_text())
+    word = {**content["added_tokens"][0], "id": 97, "content": "<tool_call>", "special": False}
+    content["added_tokens"].append(word)
+    Path(tokenizer_path).write_text(json.dumps(content))
+    grammars = grammars_of(tokenizer_path, vocab_size=98)
+
+    spelled = follow(grammars.matcher(Grammar(kind="regex", text="<tool_call>x")), "<tool_call>")
+    in_one = grammars.matcher(Grammar(kind="regex", text="<tool_call>x"))
+    in_one.accept(97)
+
+    assert allowed(spelled, 98) == allowed(in_one, 98) == set(ids_of("x"))
+
+
 @pytest.mark.parametrize("content", [None, "{}", '{"model": {"type": "WordLevel", "vocab": {}, "unk_token": "u"}}'])
 def test_tokenizer_that_grammars_cannot_use_is_refused(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "tokenizer.json"
