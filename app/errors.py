@@ -109,11 +109,14 @@ class Conflict(ApiError):
 
 
 class ContentTooLarge(ApiError):
-    """413: the body is over the limit."""
+    """413: the body is over the limit. The connection ends: nobody reads the rest."""
 
     status = 413
     type = "invalid_request_error"
     code = "content_too_large"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"connection": "close"})
 
 
 class UnsupportedMediaType(ApiError):

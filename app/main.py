@@ -10,21 +10,26 @@ from app.api import (
     bases,
     chat,
     completions,
+    embeddings,
     export,
     generate,
     jobs,
     load,
+    messages,
     metrics,
+    model_router,
     models,
     operations,
     quantize,
     reports,
+    responses,
     tokenize,
     variants,
 )
 from app.api.guard import Guard
 from app.api.handlers import install_handlers
 from app.api.openapi import describe_bodies
+from app.api.variant_prefix import VariantPrefix
 from app.core.generation import Generation
 from app.core.renderer import Renderer
 from app.core.server import Server
@@ -34,9 +39,10 @@ from app.metrics.live import LiveMetrics
 from app.settings import Settings
 
 ROUTERS = (
-    *(chat.router, completions.router, generate.router, models.router, tokenize.router),
+    *(chat.router, completions.router, responses.router, messages.router, embeddings.router, generate.router),
+    *(models.router, model_router.router),
     *(load.router, quantize.router, jobs.router, reports.router, variants.router, export.router, bases.router),
-    *(operations.router, metrics.router),
+    *(tokenize.router, operations.router, metrics.router),
 )
 
 
@@ -51,6 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = settings
+    app.add_middleware(VariantPrefix)
     app.add_middleware(Guard, settings=settings)
     install_handlers(app)
     for router in ROUTERS:

@@ -4,7 +4,7 @@ Environment names are `SLIMSERVE_` plus the field's name in capitals; docs/setti
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import (
@@ -59,6 +59,12 @@ class Settings(BaseSettings):
         (), description="Folders, separated by ':', below which local models may be loaded."
     )
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field((), description="Keys, separated by ','; none means open.")
+    inference_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Keys, separated by ',', that open the inference routes and nothing else."
+    )
+    key_requests_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000, description="Inference requests per minute and key; none sets no limit."
+    )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Names that clients may call the server by, separated by ','; `*` is any."
     )
@@ -89,6 +95,9 @@ class Settings(BaseSettings):
     load_timeout_s: float = Field(300, gt=0, le=86_400, description="A loading worker without progress for this long.")
     drain_timeout_s: float = Field(30, ge=0, le=3600, description="Time that running requests get at a stop or unload.")
     strict_params: bool = Field(False, description="Refuse unknown body fields instead of naming them in a header.")
+    metrics_compat: Literal["none", "vllm"] = Field(
+        "none", description="Other names under which `/metrics` tells its numbers too: none or vllm."
+    )
     enable_echo: bool = Field(False, description="Let clients load `echo`, a stand-in model for load tests.")
     echo_ttft_s: float = Field(0, ge=0, le=3600, description="Time that `echo` takes for a first token.")
     echo_itl_s: float = Field(0, ge=0, le=3600, description="Time that `echo` takes for every other token.")
@@ -106,7 +115,12 @@ class Settings(BaseSettings):
     def _split_folders(cls, value: object) -> object:
         return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
 
-    @field_validator("api_keys", "allowed_hosts", mode="before")
+    @property
+    def has_keys(self) -> bool:
+        """Whether a request needs a key."""
+        return bool(self.api_keys or self.inference_keys)
+
+    @field_validator("api_keys", "inference_keys", "allowed_hosts", mode="before")
     @classmethod
     def _split_list(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

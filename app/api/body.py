@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.api.strict_json import parse_json
 from app.api.validation import clip, to_invalid_request
+from app.api.variant_prefix import VARIANT
 from app.errors import InvalidRequest, RequestTimeout, UnsupportedMediaType
 from app.schemas.body import OpenAIBody
 
@@ -34,6 +35,8 @@ class JsonBody(Generic[B]):
         raw = parse_json(await _read_in_time(request))
         if not isinstance(raw, dict):
             raise InvalidRequest("The body must be a JSON object.", code="invalid_type")
+        if VARIANT in request.scope and "model" in model.model_fields:
+            raw["model"] = request.scope[VARIANT]
         if issubclass(model, OpenAIBody):
             _refuse_unsupported(model, raw)
         try:

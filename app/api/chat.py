@@ -13,7 +13,7 @@ from app.api.body import json_body
 from app.api.chunk_frame import ChunkFrame
 from app.api.logprobs import chat_logprobs, prompt_logprobs
 from app.api.sse import EventStream, json_string
-from app.api.usage import usage
+from app.api.usage import request_metrics, usage
 from app.core.chat_template import Conversation
 from app.core.choice import Delta
 from app.core.collected import Collected, collect
@@ -52,6 +52,7 @@ def to_request(body: ChatRequest) -> GenerationRequest:
         max_tokens=limit,
         stops=body.stop_strings(),
         includes_stop=bool(body.include_stop_str_in_output),
+        priority=body.priority or 0,
         skips_special_tokens=body.skip_special_tokens is not False,
         prompt_param="messages",
         grammar_param="" if constraint is None else constraint.param,
@@ -80,6 +81,7 @@ async def _answer(generation: Generation, wanted: GenerationRequest, body: ChatR
             "system_fingerprint": None,
             "choices": [_choice(index, choice, run, body) for index, choice in enumerate(choices)],
             "usage": usage(run),
+            "metrics": request_metrics(run),
         }
         if body.prompt_logprobs is not None:
             content["prompt_logprobs"] = prompt_logprobs(run.choices[0].prompt_logprobs, run.text_model.token_strings)
@@ -112,6 +114,7 @@ class ChatChunks:
 
     def begin(self, run: Run) -> None:
         """Fix id, model and time of every chunk."""
+        self._run = run
         self._frame = ChunkFrame("chatcmpl", "chat.completion.chunk", run, self._body.stream_options)
         self._strings = run.text_model.token_strings
 
@@ -120,7 +123,7 @@ class ChatChunks:
         events = ""
         if delta.index not in self._started:
             self._started.add(delta.index)
-            events += self._write(delta.index, '{"role":"assistant","content":""}', "null", "null")
+            events += self._first(delta.index)
         logprobs = self._logprobs(delta)
         if delta.text:
             events += self._write(
@@ -136,15 +139,25 @@ class ChatChunks:
         """The usage, if it was asked for."""
         return self._frame.end()
 
+    def _first(self, index: int) -> str:
+        """The role; the first chunk of all also has the prompt's ids, if they were asked for."""
+        fields = ""
+        if self._body.return_token_ids and len(self._started) == 1:
+            fields = f',"prompt_token_ids":{self._run.choices[0].prompt_ids}'
+        choice = _choice_json(index, '{"role":"assistant","content":""}', "null", "null")
+        return self._frame.around(choice, fields)
+
     def _write(
         self, index: int, delta: str, logprobs: str, finish_reason: str, token_ids: list[int] | None = None
     ) -> str:
         ids = f',"token_ids":{token_ids}' if self._body.return_token_ids and token_ids is not None else ""
-        return self._frame.around(
-            f'{{"index":{index},"delta":{delta},"logprobs":{logprobs},"finish_reason":{finish_reason}{ids}}}'
-        )
+        return self._frame.around(_choice_json(index, delta, logprobs, finish_reason, ids))
 
     def _logprobs(self, delta: Delta) -> str:
         if not self._body.logprobs or not delta.logprobs:
             return "null"
         return _encode(chat_logprobs(delta.logprobs, self._body.top_logprobs or 0, self._strings)).decode()
+
+
+def _choice_json(index: int, delta: str, logprobs: str, finish_reason: str, more: str = "") -> str:
+    return f'{{"index":{index},"delta":{delta},"logprobs":{logprobs},"finish_reason":{finish_reason}{more}}}'

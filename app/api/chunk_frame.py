@@ -4,7 +4,7 @@ import secrets
 import time
 
 from app.api.sse import event, json_string
-from app.api.usage import usage, usage_json
+from app.api.usage import request_metrics, usage, usage_json
 from app.core.generation import Run
 from app.schemas.sampling import StreamOptions
 
@@ -28,16 +28,17 @@ class ChunkFrame:
         self._head = f'data: {{{fields},"choices":['
         self._has_usage = bool(options and options.include_usage)
         self._is_continuous = bool(options and options.continuous_usage_stats)
-        self._tail = '],"usage":null}\n\n' if self._has_usage else "]}\n\n"
+        self._tail = ',"usage":null}\n\n' if self._has_usage else "}\n\n"
 
-    def around(self, choice: str) -> str:
-        """One event with this choice."""
+    def around(self, choice: str, fields: str = "") -> str:
+        """One event with this choice. fields: JSON that stands beside `choices`, beginning with its comma."""
         if self._is_continuous:
-            return f'{self._head}{choice}],"usage":{usage_json(self._run)}}}\n\n'
-        return f"{self._head}{choice}{self._tail}"
+            return f'{self._head}{choice}]{fields},"usage":{usage_json(self._run)}}}\n\n'
+        return f"{self._head}{choice}]{fields}{self._tail}"
 
     def end(self) -> str:
         """The chunk with the whole usage and no choice, if it was asked for."""
         if not self._has_usage:
             return ""
-        return event({**self._envelope, "choices": [], "usage": usage(self._run)}).decode()
+        of_run = {"usage": usage(self._run), "metrics": request_metrics(self._run)}
+        return event({**self._envelope, "choices": [], **of_run}).decode()

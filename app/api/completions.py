@@ -13,7 +13,7 @@ from app.api.body import json_body
 from app.api.chunk_frame import ChunkFrame
 from app.api.logprobs import CompletionLogprobs, prompt_logprobs
 from app.api.sse import EventStream, json_string
-from app.api.usage import usage
+from app.api.usage import request_metrics, usage
 from app.core.choice import Delta
 from app.core.collected import Collected, collect
 from app.core.generation import Generation, Run
@@ -54,6 +54,7 @@ def to_request(body: CompletionRequest) -> GenerationRequest:
         default_max_tokens=DEFAULT_MAX_TOKENS,
         stops=body.stop_strings(),
         includes_stop=bool(body.include_stop_str_in_output),
+        priority=body.priority or 0,
         skips_special_tokens=body.skip_special_tokens is not False,
         adds_special_tokens=body.add_special_tokens is not False,
         grammar_param="" if constraint is None else constraint.param,
@@ -71,6 +72,7 @@ async def _answer(generation: Generation, wanted: GenerationRequest, body: Compl
             "system_fingerprint": None,
             "choices": [_choice(index, choice, run, body) for index, choice in enumerate(choices)],
             "usage": usage(run),
+            "metrics": request_metrics(run),
         }
     return Response(_encode(content), media_type="application/json")
 
@@ -108,7 +110,7 @@ class CompletionChunks:
     def __init__(self, body: CompletionRequest) -> None:
         self._body = body
         self._logprobs: dict[int, CompletionLogprobs] = {}
-        self._echoed: set[int] = set()
+        self._started: set[int] = set()
 
     def begin(self, run: Run) -> None:
         """Fix id, model and time of every chunk."""
@@ -118,13 +120,16 @@ class CompletionChunks:
     def chunk(self, delta: Delta) -> str:
         """One chunk per delta; the first one of a choice begins with the prompt if that is echoed."""
         text, token_ids, entries = delta.text, delta.token_ids, list[Any](delta.logprobs)
-        if self._body.echo and delta.index not in self._echoed:
-            self._echoed.add(delta.index)
-            choice = self._run.choices[delta.index]
+        choice = self._run.choices[delta.index]
+        is_first = delta.index not in self._started
+        self._started.add(delta.index)
+        if self._body.echo and is_first:
             text = echoed_prompt(self._run, delta.index, self._body) + text
             token_ids, entries = choice.prompt_ids + token_ids, choice.prompt_logprobs + entries
         reason = "null" if delta.finish_reason is None else f'"{delta.finish_reason}"'
         ids = f',"token_ids":{delta.token_ids}' if self._body.return_token_ids else ""
+        if ids and is_first:
+            ids += f',"prompt_token_ids":{choice.prompt_ids}'
         return self._frame.around(
             f'{{"index":{delta.index},"text":{json_string(text)},'
             f'"logprobs":{self._lists(delta.index, token_ids, entries)},"finish_reason":{reason}{ids}}}'

@@ -11,7 +11,7 @@ from app.api.attended import run_attended
 from app.api.body import json_body
 from app.api.logprobs import CompletionLogprobs, prompt_logprobs
 from app.api.sse import EventStream, event
-from app.api.usage import usage
+from app.api.usage import milliseconds, usage
 from app.core.choice import Delta
 from app.core.collected import collect
 from app.core.generation import Generation, Run
@@ -47,6 +47,7 @@ def to_request(body: GenerateRequest) -> GenerationRequest:
         max_tokens=body.max_tokens,
         stops=body.stop_strings(),
         includes_stop=bool(body.include_stop_str_in_output),
+        priority=body.priority or 0,
         skips_special_tokens=body.skip_special_tokens is not False,
         adds_special_tokens=body.add_special_tokens,
         grammar_param="" if constraint is None else constraint.param,
@@ -59,17 +60,13 @@ def timings(run: Run) -> dict[str, float | None]:
     stamps = run.stamps
     tpot_s = stamps.tpot_s(run.num_completion_tokens)
     return {
-        "queue_ms": _ms(stamps.queue_s),
-        "prefill_ms": _ms(stamps.prefill_s),
-        "ttft_ms": _ms(stamps.ttft_s),
-        "tpot_ms": _ms(tpot_s),
-        "total_ms": _ms(stamps.total_s),
+        "queue_ms": milliseconds(stamps.queue_s),
+        "prefill_ms": milliseconds(stamps.prefill_s),
+        "ttft_ms": milliseconds(stamps.ttft_s),
+        "tpot_ms": milliseconds(tpot_s),
+        "total_ms": milliseconds(stamps.total_s),
         "tokens_per_s": round(1 / tpot_s, 3) if tpot_s else None,
     }
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 3)
 
 
 async def _answer(generation: Generation, wanted: GenerationRequest, body: GenerateRequest) -> Response:

@@ -3,8 +3,6 @@
 Pure ASGI, and it reads `scope["path"]` only: a middleware that rebuilds URLs can be made to see another path.
 """
 
-import hashlib
-import hmac
 import logging
 import re
 import secrets
@@ -15,10 +13,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.body import IGNORED_FIELDS
+from app.api.error_shapes import is_anthropic
 from app.api.handlers import error_response
 from app.api.hosts import AllowedHosts, is_loopback, without_port
+from app.api.keys import Keys
 from app.api.validation import clip
-from app.errors import ApiError, ContentTooLarge, Forbidden, Internal, InvalidRequest, Unauthorized
+from app.errors import ApiError, ContentTooLarge, Forbidden, Internal, InvalidRequest
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -37,10 +37,10 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._max_body_bytes = settings.max_body_bytes
-        self._key_hashes = [hashlib.sha256(key.encode()).digest() for key in settings.api_keys]
+        self._keys = Keys(settings)
         self._allowed_hosts = AllowedHosts(settings)
         # A page from elsewhere can point its own host name at this machine; a browser then sends Origin and Host alike.
-        self._only_loopback_origins = not settings.api_keys and is_loopback(settings.host)
+        self._only_loopback_origins = not settings.has_keys and is_loopback(settings.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; everything but HTTP passes untouched."""
@@ -71,8 +71,7 @@ class Guard:
         if scope["path"] not in OPEN_PATHS:
             # probes call by the address of the day, and what they get tells nothing
             self._check_host(host)
-            if self._key_hashes:
-                self._check_key(headers.get("authorization", ""))
+            self._keys.check(scope["path"], headers)
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:20]) > self._max_body_bytes:
             raise _too_large(self._max_body_bytes)
@@ -89,17 +88,6 @@ class Guard:
         is_same = origin.partition("://")[2].lower() == host.lower()
         if not is_same or (self._only_loopback_origins and not is_loopback(without_port(host))):
             raise Forbidden("Pages of another origin may not call this server.", code="origin_not_allowed")
-
-    def _check_key(self, authorization: str) -> None:
-        scheme, _, key = authorization.partition(" ")
-        given = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
-        # all are compared, so that the time does not tell which one was near
-        matches = [hmac.compare_digest(given, known) for known in self._key_hashes]
-        if scheme.lower() != "bearer" or not any(matches):
-            raise Unauthorized(
-                "Incorrect API key provided; send 'Authorization: Bearer <key>'.",
-                headers={"www-authenticate": "Bearer"},
-            )
 
 
 class _Answer:
@@ -129,12 +117,11 @@ class _Answer:
         """Answer with an error. In a stream that is on its way it is the last event; elsewhere the connection ends."""
         if self._has_started:
             if self._is_stream:
-                last = b"data: " + error_response(error).body + b"\n\n"
+                name = b"event: error\n" if is_anthropic(self._scope) else b""
+                last = name + b"data: " + error_response(error, self._scope).body + b"\n\n"
                 await self._send({"type": "http.response.body", "body": last, "more_body": False})
             return
-        if error.status == ContentTooLarge.status:
-            error.headers["connection"] = "close"
-        response = error_response(error)
+        response = error_response(error, self._scope)
         await self.send(
             {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
         )

@@ -1,4 +1,4 @@
-"""Every failure as OpenAI's error object, whatever raised it and wherever."""
+"""Every failure as an error object, whatever raised it and wherever."""
 
 from typing import Final
 
@@ -8,7 +8,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Scope
 
+from app.api.error_shapes import shaped
 from app.api.validation import clip
 from app.errors import ApiError, InvalidRequest
 
@@ -16,9 +18,10 @@ _encode = msgspec.json.Encoder().encode
 _JSON: Final = "application/json"
 
 
-def error_response(error: ApiError) -> Response:
-    """The answer for one error of our tree."""
-    return Response(_encode(error.body()), error.status, headers=error.headers, media_type=_JSON)
+def error_response(error: ApiError, scope: Scope) -> Response:
+    """The answer for one error of our tree, in the shape that this route has."""
+    content = shaped(error.body()["error"], error.status, scope)
+    return Response(_encode(content), error.status, headers=error.headers, media_type=_JSON)
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -31,18 +34,18 @@ def install_handlers(app: FastAPI) -> None:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error_response(error)
+    return error_response(error, request.scope)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     method, path = request.method, clip(request.scope["path"])
     if error.status_code == 404:
-        return _plain(404, f"Invalid URL ({method} {path})", code=None)
+        return _plain(request.scope, 404, f"Invalid URL ({method} {path})", code=None)
     if error.status_code == 405:
         message = f"Not allowed to {method} on {path}."
-        return _plain(405, message, code="method_not_supported", headers=dict(error.headers or {}))
-    return _plain(error.status_code, "The request was not understood.", code="invalid_request")
+        return _plain(request.scope, 405, message, code="method_not_supported", headers=dict(error.headers or {}))
+    return _plain(request.scope, error.status_code, "The request was not understood.", code="invalid_request")
 
 
 async def _parameter_error(request: Request, error: Exception) -> Response:
@@ -50,7 +53,8 @@ async def _parameter_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     loc = [str(step) for step in error.errors()[0]["loc"][1:]]
     param = clip(".".join(loc)) or None
-    return error_response(InvalidRequest(f"Invalid '{param}' in the URL.", code="invalid_value", param=param))
+    invalid = InvalidRequest(f"Invalid '{param}' in the URL.", code="invalid_value", param=param)
+    return error_response(invalid, request.scope)
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:
@@ -58,6 +62,8 @@ async def _client_gone(request: Request, error: Exception) -> Response:
     return Response(status_code=499)
 
 
-def _plain(status: int, message: str, *, code: str | None, headers: dict[str, str] | None = None) -> Response:
-    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
-    return Response(_encode(body), status, headers=headers, media_type=_JSON)
+def _plain(
+    scope: Scope, status: int, message: str, *, code: str | None, headers: dict[str, str] | None = None
+) -> Response:
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    return Response(_encode(shaped(error, status, scope)), status, headers=headers, media_type=_JSON)

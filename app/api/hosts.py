@@ -19,7 +19,7 @@ class AllowedHosts:
 
     def __init__(self, settings: Settings) -> None:
         named = frozenset(host.lower() for host in settings.allowed_hosts)
-        is_private = not settings.api_keys and is_loopback(settings.host)
+        is_private = not settings.has_keys and is_loopback(settings.host)
         self._is_any = ANY in named or (not named and not is_private)
         self._names = named | _OWN_NAMES | {settings.host.lower()}
 

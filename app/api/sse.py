@@ -1,12 +1,14 @@
 """Server-sent events: one writer for every stream, whatever its chunks look like.
 
-The status is sent with the first token, so that early errors keep a real status; `data: [DONE]` is sent if and only
-if every choice has ended by itself.
+The status is sent with the first token, so that early errors keep a real status; the ending (OpenAI's `data: [DONE]`)
+is sent if and only if every choice has ended by itself.
 """
 
 import asyncio
 import logging
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import msgspec
@@ -25,6 +27,7 @@ from app.settings import Settings
 logger = logging.getLogger(__name__)
 
 SEND_TIMEOUT_S: Final = 30
+ABORT_NOTICE_S: Final = 5
 PING: Final = b": ping\n\n"
 DONE: Final = b"data: [DONE]\n\n"
 HEADERS: Final = (
@@ -50,6 +53,26 @@ def event(data: object) -> bytes:
     return f"data: {encoded if encoded.isascii() else encoded.translate(_LINE_ENDS)}\n\n".encode()
 
 
+def named_event(name: str, data: object) -> str:
+    """One event with a name, for APIs whose clients tell events apart by it."""
+    return f"event: {name}\n{event(data).decode()}"
+
+
+def _openai_error(error: ApiError) -> bytes:
+    return event(error.body())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How an API's streams end. done: follows the last event of a complete one. error: the last event of others."""
+
+    done: bytes = DONE
+    error: Callable[[ApiError], bytes] = _openai_error
+
+
+OPENAI: Final = Ending()
+
+
 class Chunks(Protocol):
     """How one route writes its events."""
 
@@ -62,15 +85,23 @@ class Chunks(Protocol):
         ...
 
     def end(self) -> str:
-        """What follows the last delta, before [DONE]."""
+        """What follows the last delta, before the ending."""
         ...
 
 
 class EventStream(Response):
     """The answer of a streamed generation; running it is running the request."""
 
-    def __init__(self, generation: Generation, request: GenerationRequest, chunks: Chunks, settings: Settings) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        request: GenerationRequest,
+        chunks: Chunks,
+        settings: Settings,
+        ending: Ending = OPENAI,
+    ) -> None:
         super().__init__()
+        self._ending = ending
         self._generation = generation
         self._request = request
         self._chunks = chunks
@@ -78,7 +109,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve until the end or until the client leaves. Raises ApiError only while nothing has been sent."""
-        writer = EventWriter(scope, send)
+        writer = EventWriter(scope, send, self._ending)
         try:
             await run_attended(receive, self._serve(writer))
         except ClientDisconnect:
@@ -115,7 +146,7 @@ class EventStream(Response):
         while True:
             events = "".join([chunk(delta) for delta in deltas])
             if run.is_finished:
-                await writer.end((events + self._chunks.end()).encode() + DONE)
+                await writer.end((events + self._chunks.end()).encode() + self._ending.done)
                 return
             if events:
                 await writer.write(events.encode())
@@ -127,7 +158,8 @@ class EventStream(Response):
 class EventWriter:
     """Sends bytes of one stream. A reader that takes nothing for 30 s is cut off; nobody else waits for it."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, ending: Ending = OPENAI) -> None:
+        self._ending = ending
         self._scope = scope
         self._send = send
         self._wrote_at_s = time.monotonic()
@@ -156,7 +188,7 @@ class EventWriter:
     async def fail(self, error: ApiError) -> None:
         """End with an error event, if the answer has begun and has not ended yet."""
         if self._is_open:
-            await self.end(event(error.body()))
+            await self.end(self._ending.error(error))
 
     def silent_s(self) -> float:
         """Since the last event."""
@@ -170,4 +202,6 @@ class EventWriter:
             logger.warning("a reader took nothing for %d s and was cut off", SEND_TIMEOUT_S)
             if self._scope.get(TRANSPORT) is not None:
                 self._scope[TRANSPORT].abort()
+                # whoever watches for the disconnect cancels this wait at once: as if the reader had left by itself
+                await asyncio.sleep(ABORT_NOTICE_S)
             raise ClientDisconnect from None

@@ -1,4 +1,4 @@
-"""POST /tokenize and POST /detokenize, as vLLM has them; the variant need not be loaded."""
+"""POST /tokenize, POST /detokenize and GET /tokenizer_info, as vLLM has them; the variant need not be loaded."""
 
 from typing import Annotated, Any
 
@@ -7,10 +7,12 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.api.body import json_body
+from app.api.variant_prefix import VARIANT
+from app.core.catalog import Catalog
 from app.core.chat_template import Conversation, render_conversation
 from app.core.renderer import Renderer
 from app.core.text import TextModels
-from app.core.variants import Variant
+from app.core.variants import Variant, VariantState
 from app.errors import InvalidRequest
 from app.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 
@@ -55,6 +57,39 @@ async def detokenize(
             )
     prompt = text_model.decode(body.tokens, skips_special_tokens=False)
     return Response(_encode({"prompt": prompt}), media_type="application/json")
+
+
+@router.get("/tokenizer_info")
+async def tokenizer_info(request: Request, model: str | None = None) -> Response:
+    """Special tokens and chat template, so that a client needs no tokenizer of its own."""
+    variant = _variant_of_query(request, model)
+    texts: TextModels = request.app.state.texts
+    text_model = await texts.get(variant.folder)
+    content = {
+        **dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token")),
+        **text_model.special_tokens,
+        "chat_template": text_model.chat_template,
+        "model": variant.id,
+        "max_model_len": _max_model_len(variant),
+        "vocab_size": text_model.tokenizer.get_vocab_size(with_added_tokens=True),
+    }
+    return Response(_encode(content), media_type="application/json")
+
+
+def _variant_of_query(request: Request, model: str | None) -> Variant:
+    """The variant of the path's prefix, else of the query, else the only one that is ready."""
+    catalog: Catalog = request.app.state.server.catalog
+    name = request.scope.get(VARIANT, model)
+    if name is not None:
+        return catalog.resolve(name)
+    ready = [variant for variant in catalog.list() if variant.state is VariantState.READY]
+    if len(ready) == 1:
+        return ready[0]
+    raise InvalidRequest(
+        f"{len(ready)} variants are ready; say which with ?model=, or call /v/<variant>/tokenizer_info.",
+        code="missing_required_parameter",
+        param="model",
+    )
 
 
 def _conversation(body: TokenizeRequest) -> Conversation:

@@ -45,6 +45,7 @@ def variant_object(variant: Variant) -> VariantObject:
         created=variant.created,
         format=info.format if info is not None else variant.format,
         bits=variant.bits,
+        group_size=variant.group_size,
         dtype=info.dtype if info is not None else None,
         device=info.device if info is not None else None,
         device_name=info.device_name if info is not None else None,

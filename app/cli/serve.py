@@ -102,7 +102,7 @@ def _complaint(name: str, value: object, rule: str) -> str:
 
 def refuse_open_door(settings: Settings) -> None:
     """Raise CommandFailed if anyone on the network could use the server without a key."""
-    if settings.api_keys or settings.insecure_no_auth or is_loopback(settings.host):
+    if settings.has_keys or settings.insecure_no_auth or is_loopback(settings.host):
         return
     raise CommandFailed(
         f"{settings.host} can be reached from other machines, and no key is set; "

@@ -143,7 +143,7 @@ class Bases:
         if any(folder.is_relative_to(root) for root in roots):
             return True
         # Who can reach a loopback port without a key can read the user's files anyway.
-        return not self._settings.models_dirs and not self._settings.api_keys and _is_loopback(self._settings.host)
+        return not self._settings.models_dirs and not self._settings.has_keys and _is_loopback(self._settings.host)
 
     async def _inspect(self, name: str, source: Source) -> BaseInfo:
         spec = InspectSpec(

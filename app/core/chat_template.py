@@ -29,13 +29,20 @@ async def render_conversation(renderer: Renderer, text_model: TextModel, convers
     variables = {
         **text_model.special_tokens,
         **conversation.switches,
-        "messages": conversation.messages,
+        "messages": _known_roles(conversation.messages, text_model.chat_template),
         "tools": None,
         "documents": None,
         "add_generation_prompt": conversation.adds_generation_prompt and not conversation.continues_final,
     }
     prompt = await renderer.render(text_model.chat_template, variables)
     return _cut_after(prompt, conversation.messages[-1]["content"]) if conversation.continues_final else prompt
+
+
+def _known_roles(messages: list[dict[str, Any]], template: str) -> list[dict[str, Any]]:
+    """Developer messages as system ones for a template that does not know them: most leave unknown roles out."""
+    if "developer" in template:
+        return messages
+    return [{**message, "role": "system"} if message["role"] == "developer" else message for message in messages]
 
 
 def _cut_after(prompt: str, content: str) -> str:

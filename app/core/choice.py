@@ -60,6 +60,11 @@ class Choice:
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
 
+    @property
+    def matched_stop(self) -> str | None:
+        """The stop string that ended the text, if one did."""
+        return self._stops.matched
+
     def advance(self, updates: Iterable[SequenceUpdate]) -> list[Delta]:
         """The deltas of these updates, one per token that completes some text."""
         deltas: list[Delta] = []

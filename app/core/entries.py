@@ -1,5 +1,6 @@
 """One variant in memory: its row, its serving life, its quality; and the snapshot that others see of it."""
 
+import json
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Final
 from app.core import fit
 from app.core.bases import Bases
 from app.core.load_request import LoadRequest
+from app.core.publish import MANIFEST
 from app.core.pulse import Pulse
 from app.core.serving import ServingLife
 from app.core.variants import Quality, Variant
@@ -16,6 +18,7 @@ from app.store.bases import BaseRow
 from app.store.memory import MemoryRow
 from app.store.variants import VariantRow
 from app.supervisor.supervisor import Supervisor
+from workers.protocol.messages import Loading
 from workers.protocol.specs import DtypeName, EchoSpec, ServeSpec
 
 ECHO: Final = "echo"
@@ -26,6 +29,7 @@ ECHO_MAX_MODEL_LEN: Final = 4096
 class Entry:
     """folder: with config.json and weights. text_folder: with tokenizer.json. echo, and no base: a stand-in.
 
+    group_size: see Variant.
     options: of its newest load, until somebody unloads it by name. measured: memory by device. is_leaving: it is being
     deleted.
     """
@@ -37,6 +41,7 @@ class Entry:
     text_folder: Path
     quality: Quality | None = None
     echo: EchoSpec | None = None
+    group_size: int | None = None
     options: LoadRequest | None = None
     measured: dict[str, MemoryRow] = field(default_factory=dict)
     is_leaving: bool = False
@@ -116,14 +121,22 @@ class Entry:
             waiting=stats.num_waiting if stats is not None else 0,
             process_bytes=life.process_bytes,
             quality=self.quality,
+            loading=_loading(life),
+            weight_bytes=row.weight_bytes,
+            group_size=self.group_size,
             is_pinned=self.is_pinned,
             measured_bytes=max((row.process_bytes for row in self.measured.values()), default=None),
         )
 
 
+def _loading(life: ServingLife) -> Loading | None:
+    """What the worker last said of its load; None when there is none going on."""
+    return life.worker.loading if life.worker is not None and life.info is None else None
+
+
 def _phase(life: ServingLife) -> str | None:
     """How far a load is."""
-    loading = life.worker.loading if life.worker is not None and life.info is None else None
+    loading = _loading(life)
     return None if loading is None else f"{loading.phase}: {loading.bytes_done:,} of {loading.bytes_total:,} bytes"
 
 
@@ -152,7 +165,18 @@ def entry_of(row: VariantRow, life: ServingLife, bases: Bases, data_dir: Path) -
     kept_in = "variants" if row.quarantine_reason is None else "quarantine"
     folder = Path(base.info.path) if row.dir is None else data_dir / kept_in / row.dir
     text_folder = bases.text_folder(base) if row.dir is None else folder
-    return Entry(row=row, life=life, base=base, folder=folder, text_folder=text_folder)
+    group_size = None if row.dir is None else _group_size(folder / MANIFEST)
+    return Entry(row=row, life=life, base=base, folder=folder, text_folder=text_folder, group_size=group_size)
+
+
+def _group_size(manifest: Path) -> int | None:
+    """What the recipe in a variant's manifest says of it; a folder that lost the file is found out by a load."""
+    try:
+        recipe = json.loads(manifest.read_bytes())["recipe"]
+    except (OSError, ValueError, KeyError):
+        return None
+    size = recipe.get("group_size", recipe.get("block_size"))
+    return size if isinstance(size, int) else None
 
 
 def echo_entry(name: str, supervisor: Supervisor, pulse: Pulse, text_folder: Path, spec: EchoSpec) -> Entry:

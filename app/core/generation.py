@@ -165,7 +165,11 @@ class Run:
                 params = msgspec.structs.replace(
                     request.params, max_tokens=limit, seed=(seed + position * _SEED_STRIDE) & _SEED_MASK
                 )
-                self._generates.append(Generate(request_id=f"{name}-{index}", prompt_ids=prompt_ids, params=params))
+                self._generates.append(
+                    Generate(
+                        request_id=f"{name}-{index}", prompt_ids=prompt_ids, params=params, priority=request.priority
+                    )
+                )
                 detokenizer = Detokenizer(
                     self.text_model.tokenizer, prompt_ids, skips_special_tokens=request.skips_special_tokens
                 )

@@ -160,13 +160,15 @@ class Jobs:
         """The job's events behind number `after`, to its end; None when nothing happened for ping_s."""
         while True:
             news = self._news
+            # asked before the events are read: a job's last one is stored together with its end
+            is_over = (await self._row(job_id)).state.is_final
             rows = await self._store.run(events.select_after, job_id, after)
             for row in rows:
                 after = row.seq
                 yield row
             if rows:
                 continue
-            if (await self._row(job_id)).state.is_final:
+            if is_over:
                 return
             try:
                 await asyncio.wait_for(news.wait(), ping_s)

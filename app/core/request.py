@@ -15,7 +15,8 @@ class GenerationRequest:
 
     params: without max_tokens and seed, which depend on prompt and choice. max_tokens: None means default_max_tokens
     where the context has room for it; both None mean the rest of the context. seed: None means a random one.
-    max_tokens_param, prompt_param, grammar_param: what the client called these, for error messages.
+    max_tokens_param, prompt_param, grammar_param: what the client called these, for error messages. priority: a smaller
+    number begins first.
     """
 
     model: str
@@ -31,4 +32,5 @@ class GenerationRequest:
     adds_special_tokens: bool = True
     prompt_param: str = "prompt"
     max_tokens_param: str = "max_tokens"
+    priority: int = 0
     grammar_param: str = ""

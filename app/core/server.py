@@ -21,7 +21,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.metrics = ServingMetrics()
+        self.metrics = ServingMetrics(has_vllm_names=settings.metrics_compat == "vllm")
         self.store = Store(settings.data_dir)
         self.supervisor = Supervisor(
             Watch(

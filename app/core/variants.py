@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from app.supervisor.worker import Worker
-from workers.protocol.messages import MeasureResult, ModelInfo
+from workers.protocol.messages import Loading, MeasureResult, ModelInfo
 
 VariantKind = Literal["cast", "compressed", "echo"]
 CAST_METHODS: Final = ("fp32", "bf16", "fp16")
@@ -77,8 +77,10 @@ class Variant:
 
     id: `<base>/<name>`. method: how it was made (`int8`), or the dtype of a cast. folder: tokenizer.json, chat
     template and config.json. info: what the running worker reported, None while nothing is loaded. estimated_bytes:
-    what a load is expected to take; bytes_on_disk: its files, 0 for a cast, which has none of its own. running,
-    waiting: sequences right now. process_bytes: what the worker holds now; measured_bytes: the most that one has held.
+    what a load is expected to take; bytes_on_disk: its files, 0 for a cast, which has none of its own; weight_bytes:
+    its tensors as they are stored. group_size: weights that share a scale, -1 for an output channel, None where the
+    method has no groups. running, waiting: sequences right now. process_bytes: what the worker holds now;
+    measured_bytes: the most that one has held. loading: how far a load is, while there is one.
     """
 
     id: str
@@ -102,8 +104,36 @@ class Variant:
     waiting: int = 0
     process_bytes: int | None = None
     quality: Quality | None = None
+    loading: Loading | None = None
+    weight_bytes: int = 0
+    group_size: int | None = None
     is_pinned: bool = False
     measured_bytes: int | None = None
+
+    @property
+    def kl_mean(self) -> float | None:
+        """Nats per token to the base: as measured, else as verified."""
+        measured = self._measured
+        if measured is not None and measured.kl_mean is not None:
+            return measured.kl_mean
+        return None if self.quality is None else self.quality.kl_mean
+
+    @property
+    def top1_agreement(self) -> float | None:
+        """Share of tokens for which base and variant have the same first choice: as measured, else as verified."""
+        measured = self._measured
+        if measured is not None and measured.top1_agreement is not None:
+            return measured.top1_agreement
+        return None if self.quality is None else self.quality.top1_agreement
+
+    @property
+    def perplexity(self) -> float | None:
+        """Of the newest measurement."""
+        return None if self._measured is None else self._measured.perplexity
+
+    @property
+    def _measured(self) -> MeasureResult | None:
+        return None if self.quality is None else self.quality.measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

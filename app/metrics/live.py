@@ -24,6 +24,16 @@ class LiveVariant(Protocol):
     @property
     def bits(self) -> int: ...
     @property
+    def group_size(self) -> int | None: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def kl_mean(self) -> float | None: ...
+    @property
+    def top1_agreement(self) -> float | None: ...
+    @property
+    def perplexity(self) -> float | None: ...
+    @property
     def restarts(self) -> int: ...
     @property
     def info(self) -> ModelInfo | None: ...
@@ -77,6 +87,7 @@ class LiveMetrics(Collector):
         for variant, info in loaded:
             load_s.add_metric([variant.id], info.load_s)
         yield from (load_s, restarts, described, self._job_progress())
+        yield from _quality(variants)
 
     def _of_steps(self, variant_ids: list[str]) -> Iterator[Metric]:
         now_s = time.monotonic()
@@ -110,6 +121,24 @@ class LiveMetrics(Collector):
         return progress
 
 
+def _quality(variants: list[LiveVariant]) -> Iterator[Metric]:
+    """What is known of variants whether they are loaded or not; a number that nobody has measured is left out."""
+    size = _gauge("variant_weight_bytes", "Stored tensors.", "variant")
+    kl = _gauge("variant_kl_mean", "KL(base || variant), nats per token.", "variant")
+    agreement = _gauge("variant_top1_agreement", "Share of equal first choices, 0..1.", "variant")
+    perplexity = _gauge("variant_perplexity", "Of the newest measurement.", "variant")
+    for variant in variants:
+        for gauge, value in (
+            (size, variant.weight_bytes),
+            (kl, variant.kl_mean),
+            (agreement, variant.top1_agreement),
+            (perplexity, variant.perplexity),
+        ):
+            if value is not None:
+                gauge.add_metric([variant.id], value)
+    yield from (size, kl, agreement, perplexity)
+
+
 def _gauge(name: str, help_text: str, *labels: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"slimserve_{name}", help_text, labels=labels)
 
@@ -120,6 +149,7 @@ def _description(variant: LiveVariant) -> dict[str, str]:
         "method": variant.method,
         "format": variant.format,
         "bits": str(variant.bits),
+        "group_size": "" if variant.group_size is None else str(variant.group_size),
     }
     if variant.info is not None:
         description |= {"device": variant.info.device, "dtype": variant.info.dtype, "lane": variant.info.lane}

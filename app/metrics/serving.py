@@ -8,6 +8,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from app.metrics.stamps import RequestStamps
+from app.metrics.vllm_names import alias
 from workers.protocol.messages import FinishReason
 
 TTFT_BUCKETS_S: Final = (
@@ -48,27 +49,31 @@ class EndedRun(Protocol):
         ...
 
 
-class _WithoutCreated(Collector):
+class _Exposed(Collector):
     """A registry but for the `_created` series, which double the counters and which no dashboard reads.
 
-    prometheus_client can turn them off too, but only for the whole process.
+    prometheus_client can turn them off too, but only for the whole process. has_aliases: with vLLM's names beside ours.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, *, has_aliases: bool) -> None:
         self._registry = registry
+        self._has_aliases = has_aliases
 
     def collect(self) -> Iterator[Metric]:
         """Every family, with what it measures."""
         for family in self._registry.collect():
             family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
             yield family
+            if self._has_aliases:
+                yield from alias(family)
 
 
 class ServingMetrics:
     """Counters and histograms of requests, by variant. Variants are names of the registry, never users' strings."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_vllm_names: bool = False) -> None:
         self.registry = CollectorRegistry()
+        self._exposed = _Exposed(self.registry, has_aliases=has_vllm_names)
         self._ttft = self._histogram("time_to_first_token", "From arrival to the first token.", TTFT_BUCKETS_S)
         self._tpot = self._histogram("time_per_output_token", "Per token after the first.", TOKEN_BUCKETS_S)
         self._itl = self._histogram("inter_token_latency", "Gap between two tokens.", TOKEN_BUCKETS_S)
@@ -116,7 +121,7 @@ class ServingMetrics:
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""
-        return generate_latest(_WithoutCreated(self.registry))
+        return generate_latest(self._exposed)
 
     def add_collector(self, collector: Collector) -> None:
         """Include what is looked up only when somebody asks: states of workers, variants and jobs."""

@@ -11,6 +11,17 @@ class OwnBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
+class HarmlessFields(BaseModel):
+    """Fields of OpenAI's that are accepted and have no effect: they ask for nothing that an answer could lack."""
+
+    user: Any = None
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+
+
 class OpenAIBody(BaseModel):
     """A body that OpenAI defines: unknown fields are kept in `model_extra`, to be named to the client.
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from app.schemas.body import OpenAIBody
+from app.schemas.body import HarmlessFields, OpenAIBody
 from app.schemas.sampling import (
     MAX_TOKENS_FIELD,
     SamplingFields,
@@ -31,16 +31,18 @@ class TextPart(BaseModel):
     """One part of a message's content."""
 
     model_config = _strict
+    text_types: ClassVar[tuple[str, ...]] = ("text",)
 
     type: Annotated[str, Field(max_length=64)]
     text: str = ""
 
     @model_validator(mode="after")
     def _only_text(self) -> Self:
-        if self.type != "text":
-            raise broken_rule("unsupported_content", "Only parts of type 'text' are supported")
+        if self.type not in self.text_types:
+            types = " or ".join(f"'{name}'" for name in self.text_types)
+            raise broken_rule("unsupported_content", f"Only parts of type {types} are supported")
         if "text" not in self.model_fields_set:
-            raise broken_rule("missing_required_parameter", "A part of type 'text' needs one", param="text")
+            raise broken_rule("missing_required_parameter", f"A part of type '{self.type}' needs one", param="text")
         return self
 
 
@@ -118,7 +120,7 @@ def _allowed_switches(switches: dict[str, Any]) -> dict[str, Any]:
 Switches = Annotated[dict[str, Any], AfterValidator(_allowed_switches)]
 
 
-class ChatRequest(StructuredFields, SamplingFields, OpenAIBody):
+class ChatRequest(HarmlessFields, StructuredFields, SamplingFields, OpenAIBody):
     """POST /v1/chat/completions; user, metadata, store and their kin are accepted and have no effect."""
 
     unsupported: ClassVar[dict[str, str]] = {
@@ -145,12 +147,6 @@ class ChatRequest(StructuredFields, SamplingFields, OpenAIBody):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: Switches | None = None
-    user: Any = None
-    metadata: Any = None
-    store: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:

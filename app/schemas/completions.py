@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from app.schemas.body import OpenAIBody
+from app.schemas.body import HarmlessFields, OpenAIBody
 from app.schemas.sampling import (
     MAX_TOKENS_FIELD,
     SamplingFields,
@@ -41,7 +41,7 @@ PromptField = Annotated[
 ]
 
 
-class CompletionRequest(StructuredFields, SamplingFields, OpenAIBody):
+class CompletionRequest(HarmlessFields, StructuredFields, SamplingFields, OpenAIBody):
     """POST /v1/completions; `max_tokens: 0` with `echo` scores the prompt and generates nothing."""
 
     unsupported: ClassVar[dict[str, str]] = {
@@ -56,10 +56,6 @@ class CompletionRequest(StructuredFields, SamplingFields, OpenAIBody):
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     add_special_tokens: bool | None = None
     stream_options: StreamOptions | None = None
-    user: Any = None
-    metadata: Any = None
-    store: Any = None
-    service_tier: Any = None
 
     def prompts(self) -> list[str | list[int]]:
         """The prompts, one by one, whichever form they came in."""

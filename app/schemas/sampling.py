@@ -81,6 +81,7 @@ class SamplingFields(BaseModel):
     skip_special_tokens: bool | None = None
     prompt_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     return_token_ids: bool | None = None
+    priority: int | None = Field(None, ge=-(2**31), le=2**31 - 1)
     stream: bool | None = None
 
     def stop_strings(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ class QualityObject(Struct, frozen=True, kw_only=True):
 class VariantObject(Struct, frozen=True, kw_only=True):
     """One variant. Fields that only a running worker knows are null while nothing is loaded.
 
+    group_size: weights that share a scale, -1 for an output channel, null for a method without groups.
     kernel: the products of compressed layers; "emulated" is right and saves memory, and no time.
     """
 
@@ -33,6 +34,7 @@ class VariantObject(Struct, frozen=True, kw_only=True):
     created: int
     format: str
     bits: int
+    group_size: int | None
     dtype: str | None
     device: str | None
     device_name: str | None

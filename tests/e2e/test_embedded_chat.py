@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -91,3 +92,17 @@ def test_unknown_model_is_the_exception_that_the_package_has_for_it(client: Open
         client.chat.completions.create(model="slimstori", messages=MESSAGES)
 
     assert error.value.code == "model_not_found"
+
+
+def test_response_that_ends_by_itself_is_completed(client: OpenAI) -> None:
+    # more than any story has
+    fields: dict[str, Any] = {"model": MODEL, "input": "Tell me a story about a little dog.", "temperature": 0}
+    whole = client.responses.create(**fields)
+    with client.responses.stream(**fields) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response()
+
+    assert (whole.status, whole.incomplete_details) == ("completed", None)
+    assert kinds[-1] == "response.completed"
+    assert final.output_text == whole.output_text
+    assert len(words(whole.output_text)) > 20

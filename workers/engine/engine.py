@@ -76,7 +76,12 @@ class Engine:
         if error is not None:
             self._refuse(request, error)
             return
-        sequence = Sequence(request_id=request.request_id, prompt_ids=request.prompt_ids, params=request.params)
+        sequence = Sequence(
+            request_id=request.request_id,
+            prompt_ids=request.prompt_ids,
+            params=request.params,
+            priority=request.priority,
+        )
         grammar = request.params.grammar
         if grammar is not None:
             matcher = attempt(lambda: self._grammars.matcher(grammar), what="compiling a grammar")

@@ -1,8 +1,9 @@
 """Which sequences enter the next step, and who gives way when pages run out.
 
 A step is all running decode rows, then prefill chunks up to a budget. Both queues are in order of arrival: waiting
-sequences are admitted first come, first served, and when a page is missing the newest running sequence is put back
-and recomputed later. So the oldest always advances, and as every admitted sequence fits into the empty pool, all end.
+sequences are admitted first come, first served within a priority, and when a page is missing the newest running
+sequence is put back and recomputed later, ahead of all that have not begun. So the oldest always advances, and as every
+admitted sequence fits into the empty pool, all that have begun end.
 """
 
 from collections import deque
@@ -53,8 +54,11 @@ class Scheduler:
         return len(self._running)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence, which the caller has found to fit into the empty pool."""
-        self._waiting.append(sequence)
+        """Queue a sequence, which the caller has found to fit into the empty pool, before those of larger priority."""
+        place = len(self._waiting)
+        while place > 0 and _may_wait_longer(self._waiting[place - 1], sequence.priority):
+            place -= 1
+        self._waiting.insert(place, sequence)
 
     def remove(self, sequence: Sequence, *, is_sound: bool = True) -> None:
         """Forget a sequence that ended; see PagePool.release for is_sound."""
@@ -145,6 +149,11 @@ class Scheduler:
             return Row(sequence=sequence, num_tokens=num_left, wants_all_logits=wants_all)
         limit = min(budget, MAX_ALL_LOGITS_TOKENS) if wants_all else budget
         return Row(sequence=sequence, num_tokens=min(num_left, limit), wants_all_logits=wants_all)
+
+
+def _may_wait_longer(waiting: Sequence, priority: int) -> bool:
+    """True unless it is as urgent as that, or was preempted: its client has waited once and may be reading already."""
+    return waiting.priority > priority and waiting.scheduled_at_s is None
 
 
 def is_decoding(sequence: Sequence) -> bool:

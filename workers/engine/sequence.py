@@ -17,8 +17,8 @@ class Sequence:
     num_computed_tokens: tokens whose keys and values (or recurrent state) are in the cache; a preempted sequence
     goes back to 0 and is recomputed. block_table: pages of the KV pool in order of position. slot: row of the pool
     of recurrent states (None = the model has none, or the sequence is not running). page_hashes: the prefix cache's
-    digests of the first full pages, as far as they were computed. matcher: stands behind the output, and outlives
-    preemption; None = anything goes.
+    digests of the first full pages, as far as they were computed. priority: see Generate. matcher: stands behind the
+    output, and outlives preemption; None = anything goes.
     """
 
     request_id: str
@@ -33,6 +33,7 @@ class Sequence:
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
     scheduled_at_s: float | None = None
     page_hashes: list[bytes] = field(default_factory=list)
+    priority: int = 0
     matcher: Matcher | None = None
 
     @property

@@ -27,11 +27,15 @@ class StartServing(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Generate(Struct, frozen=True, kw_only=True, tag=True):
-    """Continue one prompt. `request_id` is unique among the live sequences of this worker."""
+    """Continue one prompt. `request_id` is unique among the live sequences of this worker.
+
+    priority: of those that have not begun, a smaller number begins first.
+    """
 
     request_id: str
     prompt_ids: list[int]
     params: SamplingParams
+    priority: int = 0
 
 
 class Cancel(Struct, frozen=True, kw_only=True, tag=True):

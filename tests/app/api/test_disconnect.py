@@ -3,11 +3,12 @@
 import asyncio
 import json
 import time
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from sse_reading import completion
+from sse_reading import MODEL, completion
 
 CANCELLED = 'slimserve_requests_total{finish_reason="cancelled",status="cancelled",variant="echo/main"}'
 RUNNING = 'slimserve_requests_running{variant="echo/main"}'
@@ -30,18 +31,29 @@ async def reached(http: httpx.AsyncClient, name: str, value: float) -> bool:
     return True
 
 
+MESSAGES = [{"role": "user", "content": "The little dog"}]
+LONG: dict[str, dict[str, Any]] = {
+    "/v1/completions": completion(max_tokens=4000),
+    "/v1/chat/completions": {"model": MODEL, "messages": MESSAGES, "max_tokens": 4000, "n": 2},
+    "/v1/responses": {"model": MODEL, "input": "The little dog", "max_output_tokens": 4000},
+    "/v1/messages": {"model": MODEL, "messages": MESSAGES, "max_tokens": 4000},
+    "/v1/generate": {"model": MODEL, "prompt": "The little dog", "max_tokens": 4000},
+}
+
+
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-async def test_engine_stops_when_the_client_is_gone(http: httpx.AsyncClient, served: str, stream: bool) -> None:
+@pytest.mark.parametrize("path", LONG)
+async def test_engine_stops_when_the_client_is_gone(
+    http: httpx.AsyncClient, served: str, path: str, stream: bool
+) -> None:
     cancelled = await metric(http, CANCELLED)
     address = urlsplit(served)
     _, writer = await asyncio.open_connection(address.hostname, address.port)
-    body = json.dumps(completion(max_tokens=4000, stream=stream)).encode()
-    head = (
-        f"POST /v1/completions HTTP/1.1\r\nhost: [::1]\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-    )
+    body = json.dumps({**LONG[path], "stream": stream}).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: [::1]\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
 
     writer.write(head.encode() + b"\r\n\r\n" + body)
-    assert await reached(http, RUNNING, 1)
+    assert await reached(http, RUNNING, LONG[path].get("n", 1))
     writer.transport.abort()
 
     assert await reached(http, CANCELLED, cancelled + 1)

@@ -5,6 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
+from app.api.keys import Keys
+from app.errors import Forbidden, RateLimited, Unauthorized
 from app.main import create_app
 from app.settings import Settings
 
@@ -125,3 +127,63 @@ async def test_probes_may_call_the_server_by_any_name() -> None:
     async with client(allowed_hosts=("a.b",)) as http:
         # 500: the application is not started, so the route itself fails; the guard has let it pass
         assert (await http.get("/healthz", headers={"host": "10.1.2.3:8080"})).status_code == 500
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "is_open"),
+    [
+        ("POST", "/v1/chat/completions", True),
+        ("POST", "/v1/messages/count_tokens", True),
+        ("POST", "/v/a/b/v1/completions", True),
+        ("GET", "/v1/models/a/b", True),
+        ("GET", "/models", True),
+        ("POST", "/v1/quantize", False),
+        ("POST", "/v1/load", False),
+        ("POST", "/models/load", False),
+        ("DELETE", "/v1/variants/a/b", False),
+        ("GET", "/v1/jobs", False),
+        ("GET", "/metrics", False),
+        ("GET", "/v1/nothing", False),
+        ("POST", "/v1/chat/completions/", False),
+    ],
+)
+async def test_key_for_inference_opens_nothing_else(method: str, path: str, is_open: bool) -> None:
+    settings = {"api_keys": ("all",), "inference_keys": ("some",)}
+    async with client(**settings) as http:
+        answers = [
+            await http.request(method, path, headers={"authorization": f"Bearer {key}"}) for key in ("all", "some")
+        ]
+
+    assert answers[0].status_code not in (401, 403)
+    assert (answers[1].status_code == 403) is not is_open
+    assert is_open or answers[1].json()["error"]["code"] == "insufficient_scope"
+
+
+def test_inference_keys_alone_close_the_server_too() -> None:
+    keys = Keys(Settings(inference_keys=("some",)))
+
+    with pytest.raises(Unauthorized):
+        keys.check("/v1/completions", {})
+    with pytest.raises(Forbidden):
+        keys.check("/v1/load", {"authorization": "Bearer some"})
+
+
+def test_key_that_asks_too_often_waits_as_long_as_it_is_told() -> None:
+    now_s = 1000.0
+    keys = Keys(Settings(api_keys=("a", "b"), key_requests_per_minute=3), clock=lambda: now_s)
+    ask = {"authorization": "Bearer a"}
+
+    for _ in range(3):
+        keys.check("/v1/completions", ask)
+    with pytest.raises(RateLimited) as caught:
+        keys.check("/v1/completions", ask)
+    # looking, and other keys, are free
+    keys.check("/v1/models", ask)
+    keys.check("/v1/completions", {"x-api-key": "b"})
+    now_s += int(caught.value.headers["retry-after"])
+    keys.check("/v1/completions", ask)
+
+    assert caught.value.headers["retry-after"] == "20"
+    assert caught.value.code == "rate_limit_exceeded"
+    with pytest.raises(RateLimited):
+        keys.check("/v1/completions", ask)

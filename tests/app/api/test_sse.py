@@ -78,6 +78,7 @@ async def test_cancellation_from_elsewhere_stays_one() -> None:
 
 async def test_reader_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "SEND_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sse, "ABORT_NOTICE_S", 0.05)
     transport = Transport()
 
     async def stalled(message: Any) -> None:

@@ -160,3 +160,36 @@ async def test_native_stream_ends_with_timings(http: httpx.AsyncClient) -> None:
     assert sum(len(event["token_ids"]) for event in events[:-1]) == 8
     assert events[-1]["usage"]["completion_tokens"] == 8
     assert events[-1]["timings"]["ttft_ms"] > 0
+
+
+async def test_usage_chunk_tells_the_time_as_vllm_does(http: httpx.AsyncClient) -> None:
+    chunks = await stream(http, COMPLETIONS, completion(stream_options={"include_usage": True}))
+    whole = (await http.post(CHAT, json=chat())).json()
+    several = (await http.post(CHAT, json=chat(n=2))).json()
+
+    for metrics in (chunks[-1]["metrics"], whole["metrics"]):
+        assert metrics.keys() == {
+            *("time_to_first_token_ms", "generation_time_ms", "queue_time_ms", "mean_itl_ms", "tokens_per_second"),
+        }
+        assert metrics["generation_time_ms"] == pytest.approx(11 * metrics["mean_itl_ms"], abs=0.02)
+        inference_ms = metrics["time_to_first_token_ms"] + metrics["generation_time_ms"]
+        assert metrics["tokens_per_second"] == pytest.approx(12 * 1000 / inference_ms, rel=0.01)
+    assert not any("metrics" in chunk for chunk in chunks[:-1])
+    assert several["metrics"] is None
+
+
+async def test_first_chunk_has_the_prompt_s_ids_if_asked_for(http: httpx.AsyncClient) -> None:
+    whole = (await http.post(COMPLETIONS, json=completion(["The dog", "A cat"], return_token_ids=True))).json()
+    chunks = await stream(http, COMPLETIONS, completion(["The dog", "A cat"], return_token_ids=True))
+    chat_whole = (await http.post(CHAT, json=chat(return_token_ids=True, seed=1))).json()
+    chat_chunks = await stream(http, CHAT, chat(return_token_ids=True, n=2, seed=1))
+
+    for index in (0, 1):
+        own = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == index]
+        assert own[0]["prompt_token_ids"] == whole["choices"][index]["prompt_token_ids"]
+        assert not any("prompt_token_ids" in choice for choice in own[1:])
+        assert [token for choice in own for token in choice["token_ids"]] == whole["choices"][index]["token_ids"]
+    assert [chunk.get("prompt_token_ids") for chunk in chat_chunks] == [
+        chat_whole["prompt_token_ids"],
+        *[None] * (len(chat_chunks) - 1),
+    ]

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,6 +19,7 @@ from app.core.publish import MAX_ATTEMPTS
 from app.core.server import Server
 from app.errors import Conflict, DiskFull, InvalidRequest, NotFound
 from app.schemas.jobs import JobObject, QuantizeBody
+from app.store import events
 
 
 def spec(server: Server, **fields: object) -> QuantizeSpec:
@@ -57,6 +60,25 @@ async def test_cancel_ends_queued_and_running_jobs_and_leaves_no_files(server: S
     with pytest.raises(Conflict) as error:
         await server.jobs.cancel(running.id)
     assert error.value.code == "job_finished"
+
+
+async def test_events_do_not_miss_an_end_that_comes_while_they_are_read(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await server.jobs.submit(spec(server), None)
+    queued = await server.jobs.submit(spec(server, name="second"), None)
+    run = server.store.run
+
+    async def run_then_end(query: Callable[..., Any], *args: Any) -> Any:
+        rows = await run(query, *args)
+        if query is events.select_after and not rows:
+            monkeypatch.undo()
+            await server.jobs.cancel(queued.id)
+        return rows
+
+    monkeypatch.setattr(server.store, "run", run_then_end)
+
+    assert await states(server, queued.id) == ["queued", "cancelled"]
 
 
 async def test_calibrated_job_is_cancelled_behind_its_first_module_and_leaves_no_files(server: Server) -> None:

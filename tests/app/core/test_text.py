@@ -83,6 +83,23 @@ async def test_continued_message_stays_open(model_folder: Path, final: str, end:
     assert prompt == "<user>hi</s>\n" + end
 
 
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        ("{% for m in messages %}<{{ m.role }}>{% endfor %}", "<system><user>"),
+        ("{% for m in messages %}{{ 'D' if m.role == 'developer' else 'o' }}{% endfor %}", "Do"),
+    ],
+    ids=["unknown", "known"],
+)
+async def test_developer_is_a_system_message_where_the_template_does_not_know_it(
+    model_folder: Path, template: str, prompt: str
+) -> None:
+    (model_folder / "chat_template.jinja").write_text(template)
+    messages = [{"role": "developer", "content": "Be short."}, {"role": "user", "content": "hi"}]
+
+    assert await rendered(model_folder, Conversation(messages=messages)) == prompt
+
+
 async def test_model_without_template_names_the_way_out(model_folder: Path) -> None:
     (model_folder / "tokenizer_config.json").unlink()
 

@@ -18,6 +18,11 @@ class Variant:
     format: str = "int8"
     bits: int = 8
     restarts: int = 0
+    group_size: int | None = None
+    weight_bytes: int = 100
+    kl_mean: float | None = None
+    top1_agreement: float | None = None
+    perplexity: float | None = None
 
 
 def loaded(variant_id: str) -> Variant:
@@ -66,3 +71,31 @@ def test_newest_step_of_each_worker_is_shown_until_the_worker_has_gone() -> None
         assert f'slimserve_{gauge}{{variant="a/int8"}} 0.0' in after
     assert 'slimserve_worker_last_step_age_seconds{variant="a/int8"}' not in after
     assert 'slimserve_requests_running{variant="a/nf4"} 4.0' in after
+
+
+def test_what_was_measured_of_a_variant_is_shown_and_nothing_else() -> None:
+    measured = Variant("a/gptq", None, group_size=128, kl_mean=0.25, top1_agreement=0.5, perplexity=8.0)
+    metrics = ServingMetrics()
+    metrics.add_collector(LiveMetrics(lambda: [measured, Variant("a/fp32", None)], list))
+
+    text = metrics.exposition().decode()
+
+    assert 'slimserve_variant_kl_mean{variant="a/gptq"} 0.25' in text
+    assert 'slimserve_variant_top1_agreement{variant="a/gptq"} 0.5' in text
+    assert 'slimserve_variant_perplexity{variant="a/gptq"} 8.0' in text
+    assert 'slimserve_variant_weight_bytes{variant="a/fp32"} 100.0' in text
+    assert 'slimserve_variant_kl_mean{variant="a/fp32"}' not in text
+    assert 'group_size="128"' in text
+
+
+def test_gauges_have_vllm_s_names_too_if_asked_for() -> None:
+    live, metrics = LiveMetrics(lambda: [loaded("a/int8")], list), ServingMetrics(has_vllm_names=True)
+    metrics.add_collector(live)
+    live.observe_step("a/int8", step(3))
+
+    lines = metrics.exposition().decode().splitlines()
+
+    assert 'vllm:num_requests_running{model_name="a/int8"} 3.0' in lines
+    assert 'vllm:num_requests_waiting{model_name="a/int8"} 2.0' in lines
+    assert 'vllm:kv_cache_usage_perc{model_name="a/int8"} 0.5' in lines
+    assert 'slimserve_requests_running{variant="a/int8"} 3.0' in lines

@@ -88,3 +88,41 @@ def test_series_without_a_question_behind_them_are_left_out() -> None:
 
     assert [line for line in lines if "_created" in line] == []
     assert sum("_bucket{" in line for line in lines) > 20
+
+
+def test_vllm_s_names_are_there_only_if_asked_for_and_say_the_same() -> None:
+    plain, compatible = ServingMetrics(), ServingMetrics(has_vllm_names=True)
+    for metrics in (plain, compatible):
+        metrics.ended("a/fp32", "ok", Ended())
+        metrics.ended("a/fp32", "error", Ended())
+
+    lines = compatible.exposition().decode().splitlines()
+
+    assert "vllm:" not in plain.exposition().decode()
+    assert 'vllm:request_success_total{finished_reason="stop",model_name="a/fp32"} 1.0' in lines
+    assert not [line for line in lines if line.startswith("vllm:request_success") and '"error"' in line]
+    assert 'vllm:time_to_first_token_seconds_bucket{le="0.75",model_name="a/fp32"} 1.0' in lines
+    assert 'vllm:inter_token_latency_seconds_count{model_name="a/fp32"} 4.0' in lines
+    assert 'vllm:request_time_per_output_token_seconds_sum{model_name="a/fp32"} 0.25' in lines
+    assert 'vllm:request_queue_time_seconds_sum{model_name="a/fp32"} 0.5' in lines
+    assert 'vllm:request_prefill_time_seconds_sum{model_name="a/fp32"} 0.25' in lines
+    assert 'vllm:e2e_request_latency_seconds_count{model_name="a/fp32"} 1.0' in lines
+    assert 'vllm:prompt_tokens_total{model_name="a/fp32"} 14.0' in lines
+    assert 'vllm:generation_tokens_total{model_name="a/fp32"} 10.0' in lines
+    assert "# TYPE vllm:time_to_first_token_seconds histogram" in lines
+
+
+def test_buckets_are_those_of_the_metrics_page() -> None:
+    metrics = ServingMetrics()
+    metrics.ended("a/fp32", "ok", Ended())
+
+    lines = metrics.exposition().decode().splitlines()
+
+    def bounds(name: str) -> str:
+        found = [line for line in lines if line.startswith(f"slimserve_{name}_seconds_bucket")]
+        return " ".join(line.split('le="')[1].split('"')[0] for line in found)
+
+    seconds = "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1.0 2.5 5.0 7.5 10.0 20.0 40.0 80.0 160.0 +Inf"
+    tokens = "0.001 0.002 0.004 0.006 0.008 0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1.0 2.5 5.0 10.0 +Inf"
+    assert bounds("time_to_first_token") == seconds
+    assert bounds("time_per_output_token") == bounds("inter_token_latency") == tokens

@@ -153,3 +153,37 @@ def test_a_one_token_prompt_is_not_a_decode_row() -> None:
     assert not is_decoding(sequence)
     sequence.num_computed_tokens, sequence.output_ids = 1, [0]
     assert is_decoding(sequence)
+
+
+def test_smaller_priority_begins_first_and_equal_ones_in_order() -> None:
+    scheduler = scheduler_of(max_num_seqs=1)
+    for name, priority in (("now", 5), ("late", 2), ("first", -1), ("late-too", 2), ("default", 0)):
+        sequence = sequence_of(name, 2)
+        sequence.priority = priority
+        scheduler.add(sequence)
+
+    begun = []
+    while scheduler.num_waiting:
+        row = scheduler.schedule()[0]
+        begun.append(row.sequence.request_id)
+        scheduler.remove(row.sequence)
+
+    assert begun == ["first", "default", "late", "late-too", "now"]
+
+
+def test_priority_does_not_overtake_what_was_preempted() -> None:
+    scheduler = scheduler_of(num_pages=6)
+    old, new, urgent = sequence_of("old", 8), sequence_of("new", 7), sequence_of("urgent", 1)
+    urgent.priority = -1
+    scheduler.add(old)
+    play(scheduler)
+    scheduler.add(new)
+    while scheduler.num_preemptions == 0:
+        play(scheduler)
+        # as the engine stamps it at a sequence's first step
+        new.scheduled_at_s = 1.0
+
+    scheduler.add(urgent)
+    scheduler.remove(old)
+
+    assert [name for name, _ in play(scheduler)] == ["new", "urgent"]
