@@ -13,12 +13,14 @@ from app.api.body import json_body
 from app.api.chunk_frame import ChunkFrame
 from app.api.logprobs import chat_logprobs, prompt_logprobs
 from app.api.sse import EventStream, json_string
+from app.api.tools import call_delta, call_object, finish_reason, to_tool_use
 from app.api.usage import request_metrics, usage
 from app.core.chat_template import Conversation
 from app.core.choice import Delta
 from app.core.collected import Collected, collect
 from app.core.generation import Generation, Run
 from app.core.request import GenerationRequest
+from app.core.tools.use import ToolUse
 from app.schemas.chat import ChatRequest
 
 router = APIRouter()
@@ -38,10 +40,11 @@ async def chat_completions(request: Request, body: Annotated[ChatRequest, Depend
 def to_request(body: ChatRequest) -> GenerationRequest:
     """The body in the core's words. Without max_tokens the answer may take the rest of the context."""
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    tool_use = to_tool_use(body)
     constraint = body.constraint()
     return GenerationRequest(
         model=body.model,
-        prompts=[to_conversation(body)],
+        prompts=[to_conversation(body, tool_use)],
         params=body.sampling_params(
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
             prompt_logprobs=body.prompt_logprobs,
@@ -56,14 +59,16 @@ def to_request(body: ChatRequest) -> GenerationRequest:
         skips_special_tokens=body.skip_special_tokens is not False,
         prompt_param="messages",
         grammar_param="" if constraint is None else constraint.param,
+        tool_use=tool_use,
         max_tokens_param="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
     )
 
 
-def to_conversation(body: ChatRequest) -> Conversation:
+def to_conversation(body: ChatRequest, tool_use: ToolUse) -> Conversation:
     """The messages as templates read them."""
     return Conversation(
         messages=[message.for_template() for message in body.messages],
+        tool_use=tool_use,
         adds_generation_prompt=body.add_generation_prompt is not False,
         continues_final=bool(body.continue_final_message),
         switches=dict(body.chat_template_kwargs or {}),
@@ -96,13 +101,26 @@ def _choice(index: int, choice: Collected, run: Run, body: ChatRequest) -> dict[
     )
     result: dict[str, Any] = {
         "index": index,
-        "message": {"role": "assistant", "content": choice.text, "refusal": None},
+        "message": _message(choice),
         "logprobs": logprobs,
-        "finish_reason": choice.finish_reason,
+        "finish_reason": finish_reason(choice.finish_reason, has_calls=bool(choice.calls)),
     }
     if body.return_token_ids:
         result["token_ids"] = choice.token_ids
     return result
+
+
+def _message(choice: Collected) -> dict[str, Any]:
+    """Thinking and calls are there if there are any; then content may be null."""
+    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+    if not choice.text and (choice.reasoning or choice.calls):
+        message["content"] = None
+    if choice.reasoning:
+        # both names are in use: the second is vLLM's newer one
+        message["reasoning_content"] = message["reasoning"] = choice.reasoning
+    if choice.calls:
+        message["tool_calls"] = [call_object(call) for call in choice.calls]
+    return message
 
 
 class ChatChunks:
@@ -111,6 +129,7 @@ class ChatChunks:
     def __init__(self, body: ChatRequest) -> None:
         self._body = body
         self._started: set[int] = set()
+        self._called: set[int] = set()
 
     def begin(self, run: Run) -> None:
         """Fix id, model and time of every chunk."""
@@ -124,15 +143,17 @@ class ChatChunks:
         if delta.index not in self._started:
             self._started.add(delta.index)
             events += self._first(delta.index)
-        logprobs = self._logprobs(delta)
-        if delta.text:
-            events += self._write(
-                delta.index, f'{{"content":{json_string(delta.text)}}}', logprobs, "null", delta.token_ids
-            )
+        # of the chunks of one delta, the first has what belongs to its tokens
+        rest = (self._logprobs(delta), delta.token_ids)
+        for part in _parts(delta):
+            events += self._write(delta.index, part, rest[0], "null", rest[1])
+            rest = ("null", [])
+        if delta.calls:
+            self._called.add(delta.index)
         if delta.finish_reason is not None:
             # tokens that have no text of their own, such as the one that stopped it
-            rest = ("null", []) if delta.text else (logprobs, delta.token_ids)
-            events += self._write(delta.index, "{}", rest[0], f'"{delta.finish_reason}"', rest[1])
+            reason = finish_reason(delta.finish_reason, has_calls=delta.index in self._called)
+            events += self._write(delta.index, "{}", rest[0], f'"{reason}"', rest[1])
         return events
 
     def end(self) -> str:
@@ -161,3 +182,14 @@ class ChatChunks:
 
 def _choice_json(index: int, delta: str, logprobs: str, finish_reason: str, more: str = "") -> str:
     return f'{{"index":{index},"delta":{delta},"logprobs":{logprobs},"finish_reason":{finish_reason}{more}}}'
+
+
+def _parts(delta: Delta) -> list[str]:
+    """The `delta` of each chunk, in the order in which models write."""
+    parts: list[str] = []
+    if delta.reasoning:
+        text = json_string(delta.reasoning)
+        parts.append(f'{{"reasoning_content":{text},"reasoning":{text}}}')
+    if delta.text:
+        parts.append(f'{{"content":{json_string(delta.text)}}}')
+    return parts + [call_delta(piece) for piece in delta.calls]

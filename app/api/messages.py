@@ -17,6 +17,7 @@ from app.api.body import json_body
 from app.api.chat import to_conversation, to_request
 from app.api.error_shapes import shaped
 from app.api.sse import Ending, EventStream, named_event
+from app.api.tools import to_tool_use
 from app.core.chat_template import render_conversation
 from app.core.choice import Choice, Delta
 from app.core.collected import collect
@@ -59,7 +60,8 @@ async def count_tokens(
     texts: TextModels = request.app.state.texts
     renderer: Renderer = request.app.state.renderer
     text_model = await texts.get(variant.folder)
-    prompt = await render_conversation(renderer, text_model, to_conversation(_chat(body)))
+    chat = _chat(body)
+    prompt = await render_conversation(renderer, text_model, to_conversation(chat, to_tool_use(chat)))
     ids = await text_model.encode(prompt, adds_special_tokens=False)
     return json_answer({"input_tokens": len(ids)})
 

@@ -7,11 +7,14 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.api.body import json_body
+from app.api.tools import to_tools
 from app.api.variant_prefix import VARIANT
+from app.core.answers import family_of
 from app.core.catalog import Catalog
 from app.core.chat_template import Conversation, render_conversation
 from app.core.renderer import Renderer
 from app.core.text import TextModels
+from app.core.tools.use import ToolUse
 from app.core.variants import Variant, VariantState
 from app.errors import InvalidRequest
 from app.schemas.tokenize import DetokenizeRequest, TokenizeRequest
@@ -31,7 +34,9 @@ async def tokenize(request: Request, body: Annotated[TokenizeRequest, Depends(js
     text = body.prompt
     if text is None:
         adds_special_tokens = bool(body.add_special_tokens)
-        text = await render_conversation(renderer, text_model, _conversation(body))
+        text = await render_conversation(
+            renderer, text_model, _conversation(body), family_of(variant.tool_parser, text_model)
+        )
     ids = await text_model.encode(text, adds_special_tokens=adds_special_tokens)
     content: dict[str, Any] = {"count": len(ids), "max_model_len": _max_model_len(variant), "tokens": ids}
     if body.return_token_strs:
@@ -95,6 +100,7 @@ def _variant_of_query(request: Request, model: str | None) -> Variant:
 def _conversation(body: TokenizeRequest) -> Conversation:
     return Conversation(
         messages=[message.for_template() for message in body.messages or ()],
+        tool_use=ToolUse(tools=to_tools(body.tools)),
         adds_generation_prompt=body.add_generation_prompt is not False,
         continues_final=bool(body.continue_final_message),
         switches=dict(body.chat_template_kwargs or {}),

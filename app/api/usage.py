@@ -13,6 +13,7 @@ def usage(run: Run) -> dict[str, Any]:
         "completion_tokens": num_completion,
         "total_tokens": num_prompt + num_completion,
         "prompt_tokens_details": {"cached_tokens": run.num_cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": run.num_reasoning_tokens},
     }
 
 
@@ -22,7 +23,8 @@ def usage_json(run: Run) -> str:
     return (
         f'{{"prompt_tokens":{num_prompt},"completion_tokens":{num_completion},'
         f'"total_tokens":{num_prompt + num_completion},'
-        f'"prompt_tokens_details":{{"cached_tokens":{run.num_cached_tokens}}}}}'
+        f'"prompt_tokens_details":{{"cached_tokens":{run.num_cached_tokens}}},'
+        f'"completion_tokens_details":{{"reasoning_tokens":{run.num_reasoning_tokens}}}}}'
     )
 
 

@@ -62,6 +62,17 @@ def load(
             show_default="yes if the server autoloads",
         ),
     ] = None,
+    tool_parser: Annotated[
+        str | None,
+        typer.Option(
+            help="What reads tool calls: auto, none, hermes, qwen3_coder, llama3, mistral, json.",
+            show_default="by the chat template",
+        ),
+    ] = None,
+    reasoning_parser: Annotated[
+        str | None,
+        typer.Option(help="What reads thinking: auto, none, think, mistral.", show_default="by the chat template"),
+    ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return at once; `slimserve ps` shows the state.")] = False,
 ) -> None:
     """Load a model into a worker process of its own.
@@ -81,6 +92,8 @@ def load(
         "pin": pin,
         "idle_unload_s": idle_unload_s,
         "evict": evict,
+        "tool_parser": tool_parser,
+        "reasoning_parser": reasoning_parser,
         "wait": not no_wait,
     }
     with console(stderr=True).status(f"loading {model}"):

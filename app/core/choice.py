@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from app.core.detokenizer import Detokenizer
 from app.core.stop_strings import StopStrings
+from app.core.tools.output import CallPiece, OutputParser, Parsed
 from app.supervisor.stream import Stream
 from workers.protocol.messages import FinishReason, RequestError, SequenceUpdate, TokenLogprob
 
@@ -15,11 +16,14 @@ from workers.protocol.messages import FinishReason, RequestError, SequenceUpdate
 class Delta(Struct, frozen=True, kw_only=True):
     """News of one choice: text that is certain, the tokens behind it, and why it ended, if it did.
 
+    text: content; thinking and calls have been taken out of it.
     token_ids and logprobs hold every token since the last delta, also those whose text is still held back.
     """
 
     index: int
     text: str
+    reasoning: str = ""
+    calls: list[CallPiece] = []
     token_ids: list[int]
     logprobs: list[TokenLogprob]
     finish_reason: FinishReason | None = None
@@ -39,15 +43,19 @@ class Choice:
     """The state of one sequence. `advance` takes the worker's updates, in order, until `finish_reason` is set."""
 
     __slots__ = (
-        "_detokenizer", "_logprobs", "_rules", "_stops", "_token_ids", "error", "finish_reason", "index",
-        "last_token_s", "num_cached_tokens", "num_tokens", "prompt_ids", "prompt_logprobs", "scheduled_s", "stream",
+        "_detokenizer", "_logprobs", "_num_read", "_output", "_rules", "_stops", "_token_ids", "error",
+        "finish_reason", "index", "last_token_s", "num_cached_tokens", "num_reasoning_tokens", "num_tokens",
+        "prompt_ids", "prompt_logprobs", "scheduled_s", "stream",
     )  # fmt: skip
 
-    def __init__(self, index: int, prompt_ids: list[int], detokenizer: Detokenizer, rules: TextRules) -> None:
+    def __init__(
+        self, index: int, prompt_ids: list[int], detokenizer: Detokenizer, rules: TextRules, output: OutputParser
+    ) -> None:
         self.index = index
         self.prompt_ids = prompt_ids
         self.stream: Stream | None = None
         self.num_tokens = 0
+        self.num_reasoning_tokens = 0
         self.num_cached_tokens = 0
         self.scheduled_s: float | None = None
         self.last_token_s: float | None = None
@@ -55,8 +63,10 @@ class Choice:
         self.error: RequestError | None = None
         self.prompt_logprobs: list[TokenLogprob | None] = []
         self._detokenizer = detokenizer
+        self._output = output
         self._rules = rules
         self._stops = StopStrings(rules.stops, includes_stop=rules.includes_stop)
+        self._num_read = 0
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
 
@@ -129,13 +139,28 @@ class Choice:
 
     def _emit(self, deltas: list[Delta], text: str, reason: FinishReason | None) -> None:
         self.finish_reason = reason
+        parsed = self._parse(text, is_end=reason is not None)
+        if parsed.is_empty and reason is None:
+            return
         deltas.append(
             Delta(
                 index=self.index,
-                text=text,
+                text=parsed.content,
+                reasoning=parsed.reasoning,
+                calls=parsed.calls,
                 token_ids=self._token_ids,
                 logprobs=self._logprobs,
                 finish_reason=reason,
             )
         )
         self._token_ids, self._logprobs = [], []
+
+    def _parse(self, text: str, *, is_end: bool) -> Parsed:
+        was_reasoning = self._output.is_reasoning
+        parsed = self._output.feed(text)
+        if was_reasoning or self._output.is_reasoning:
+            self.num_reasoning_tokens += self.num_tokens - self._num_read
+        self._num_read = self.num_tokens
+        if is_end:
+            parsed.add(self._output.finish())
+        return parsed

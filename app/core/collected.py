@@ -3,7 +3,17 @@
 from dataclasses import dataclass, field
 
 from app.core.generation import Run
+from app.core.tools.output import CallPiece
 from workers.protocol.messages import FinishReason, TokenLogprob
+
+
+@dataclass(slots=True)
+class Call:
+    """One whole call."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(slots=True)
@@ -11,6 +21,8 @@ class Collected:
     """Everything that one choice said."""
 
     text: str = ""
+    reasoning: str = ""
+    calls: list[Call] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
@@ -24,9 +36,19 @@ async def collect(run: Run, wait_s: float) -> list[Collected]:
         for delta in await run.next(wait_s):
             whole = collected[delta.index]
             pieces[delta.index].append(delta.text)
+            whole.reasoning += delta.reasoning
+            _add_calls(whole.calls, delta.calls)
             whole.token_ids += delta.token_ids
             whole.logprobs += delta.logprobs
             whole.finish_reason = delta.finish_reason
     for whole, texts in zip(collected, pieces, strict=True):
         whole.text = "".join(texts)
     return collected
+
+
+def _add_calls(calls: list[Call], pieces: list[CallPiece]) -> None:
+    for piece in pieces:
+        if piece.id is not None and piece.name is not None:
+            calls.append(Call(piece.id, piece.name, piece.arguments))
+        else:
+            calls[piece.index].arguments += piece.arguments

@@ -5,7 +5,7 @@ New text is decode(tail + new)[len(decode(tail)):], never decode(new): a token's
 waits for the next token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tokenizers import Tokenizer
@@ -18,11 +18,19 @@ MAX_PENDING_TOKENS: Final = 12
 
 
 class Detokenizer:
-    """The text of one choice, as its tokens come in."""
+    """The text of one choice, as its tokens come in. visible: special tokens that are not skipped, and their texts."""
 
-    __slots__ = ("_ids", "_prefix_length", "_read", "_skips_special", "_tokenizer")
+    __slots__ = ("_ids", "_prefix_length", "_read", "_skips_special", "_tokenizer", "_visible")
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, skips_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt_ids: Sequence[int],
+        *,
+        skips_special_tokens: bool = True,
+        visible: Mapping[int, str] | None = None,
+    ) -> None:
+        self._visible = visible if visible is not None and skips_special_tokens else {}
         self._tokenizer = tokenizer
         self._skips_special = skips_special_tokens
         self._ids = list(prompt_ids[-PROMPT_TAIL_TOKENS:])
@@ -32,6 +40,8 @@ class Detokenizer:
 
     def feed(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is incomplete."""
+        if token_id in self._visible:
+            return self.flush() + self._visible[token_id]
         self._ids.append(token_id)
         text = self._decode(self._ids)
         if text.endswith(REPLACEMENT) and len(self._ids) - self._read < MAX_PENDING_TOKENS:

@@ -12,7 +12,7 @@ from app.core.load_request import LoadRequest
 from app.core.publish import MANIFEST
 from app.core.pulse import Pulse
 from app.core.serving import ServingLife
-from app.core.variants import Quality, Variant
+from app.core.variants import AUTO, Quality, Variant
 from app.settings import Settings
 from app.store.bases import BaseRow
 from app.store.memory import MemoryRow
@@ -52,12 +52,14 @@ class Entry:
         return self.options is not None and self.options.pin is True
 
     def adjust(self, request: LoadRequest) -> None:
-        """Take over what a load of a variant that is loaded already can change: how long it stays."""
+        """Take over what a load of a variant that is loaded already can change: how long it stays, who reads it."""
         known = self.options or LoadRequest(model=self.row.id)
         self.options = replace(
             known,
             pin=known.pin if request.pin is None else request.pin,
             idle_unload_s=known.idle_unload_s if request.idle_unload_s is None else request.idle_unload_s,
+            tool_parser=request.tool_parser or known.tool_parser,
+            reasoning_parser=request.reasoning_parser or known.reasoning_parser,
         )
 
     def measured_bytes(self, request: LoadRequest, device: str) -> int | None:
@@ -124,6 +126,8 @@ class Entry:
             loading=_loading(life),
             weight_bytes=row.weight_bytes,
             group_size=self.group_size,
+            tool_parser=(self.options and self.options.tool_parser) or AUTO,
+            reasoning_parser=(self.options and self.options.reasoning_parser) or AUTO,
             is_pinned=self.is_pinned,
             measured_bytes=max((row.process_bytes for row in self.measured.values()), default=None),
         )

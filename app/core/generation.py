@@ -6,11 +6,13 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 
 from app.core.admission import Admission
+from app.core.answers import AnswerRules, answer_rules
 from app.core.catalog import Catalog
 from app.core.choice import Choice, Delta, TextRules
 from app.core.detokenizer import Detokenizer
@@ -79,12 +81,12 @@ class Generation:
         try:
             async with self._server.autoload.serving(variant_id) as served:
                 text_model = await self._texts.get(served.folder)
-                if request.params.grammar is not None:
-                    await self._grammars.check(request.params.grammar, text_model, param=request.grammar_param)
-                prompts = await encode_prompts(request, text_model, served.info, self._renderer)
+                rules = answer_rules(request, served.variant, text_model)
+                request = await self._constrained(request, rules, text_model)
+                prompts = await encode_prompts(request, text_model, served.info, self._renderer, rules)
                 run = Run(self._settings, self._catalog, served, text_model, stamps)
                 try:
-                    await run.submit(request, prompts)
+                    await run.submit(request, prompts, rules)
                     yield run
                 finally:
                     run.cancel()
@@ -101,6 +103,21 @@ class Generation:
             stamps.ended_s = time.monotonic()
             if run is not None:
                 self._metrics.ended(variant_id, status, run)
+
+    async def _constrained(
+        self, request: GenerationRequest, rules: AnswerRules, text_model: TextModel
+    ) -> GenerationRequest:
+        """The request with the grammar of its output, which has been checked: its own, and that of its calls."""
+        if rules.asked is not None:
+            await self._grammars.check(rules.asked, text_model, param=request.grammar_param)
+        for schema, param in rules.enforced_schemas():
+            await self._grammars.check(schema, text_model, param=param)
+        grammar = rules.grammar()
+        if grammar == rules.asked:
+            return request
+        assert grammar is not None
+        await self._grammars.check(grammar, text_model, param="tools")
+        return replace(request, params=msgspec.structs.replace(request.params, grammar=grammar))
 
 
 class Run:
@@ -141,11 +158,16 @@ class Run:
         return sum(choice.num_tokens for choice in self.choices)
 
     @property
+    def num_reasoning_tokens(self) -> int:
+        """Of the completion tokens, those that the models thought with."""
+        return sum(choice.num_reasoning_tokens for choice in self.choices)
+
+    @property
     def num_cached_tokens(self) -> int:
         """Prompt tokens that were not computed, because an earlier request had the same beginning."""
         return sum(choice.num_cached_tokens for choice in self.choices[:: self._n])
 
-    async def submit(self, request: GenerationRequest, prompts: list[list[int]]) -> None:
+    async def submit(self, request: GenerationRequest, prompts: list[list[int]], answer: AnswerRules) -> None:
         """Send `n` sequences per prompt to the worker. Raises ApiError if they cannot run."""
         self._n = request.n
         seed = secrets.randbits(63) if request.seed is None else request.seed
@@ -155,6 +177,7 @@ class Run:
             skips_special_tokens=request.skips_special_tokens,
             min_tokens=request.params.min_tokens,
         )
+        visible = answer.visible_tokens(self.text_model)
         name = secrets.token_hex(8)
         for prompt_ids in prompts:
             limit = max_tokens(request, len(prompt_ids), self._max_model_len)
@@ -171,9 +194,13 @@ class Run:
                     )
                 )
                 detokenizer = Detokenizer(
-                    self.text_model.tokenizer, prompt_ids, skips_special_tokens=request.skips_special_tokens
+                    self.text_model.tokenizer,
+                    prompt_ids,
+                    skips_special_tokens=request.skips_special_tokens,
+                    visible=visible,
                 )
-                self.choices.append(Choice(index, prompt_ids, detokenizer, rules))
+                output = answer.parser(prompt_ids, self.text_model)
+                self.choices.append(Choice(index, prompt_ids, detokenizer, rules, output))
         try:
             self._send()
         except WorkerGone as gone:

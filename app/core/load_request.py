@@ -12,7 +12,7 @@ class LoadRequest:
 
     is_trusted: the operator asks, at the start, and not a client. pin: never evict it, and do not unload it when idle.
     idle_unload_s: seconds without requests after which it is unloaded, 0 means never. evict: may unload idle others to
-    make room.
+    make room. tool_parser, reasoning_parser: names of tools.calls.FAMILIES and tools.reasoning.MARKERS, `none`, `auto`.
     """
 
     model: str
@@ -23,6 +23,8 @@ class LoadRequest:
     max_model_len: int | None = None
     kv_cache_bytes: int | None = None
     lane: Literal["auto", "packed", "compat"] | None = None
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
     is_trusted: bool = False
     pin: bool | None = None
     idle_unload_s: float | None = None

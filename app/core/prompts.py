@@ -1,5 +1,6 @@
 """From a request's prompts to token ids that the model can take, or the error that says why not."""
 
+from app.core.answers import AnswerRules
 from app.core.chat_template import Conversation, render_conversation
 from app.core.renderer import Renderer
 from app.core.request import GenerationRequest, Prompt
@@ -9,14 +10,14 @@ from workers.protocol.messages import ModelInfo
 
 
 async def encode_prompts(
-    request: GenerationRequest, text_model: TextModel, info: ModelInfo, renderer: Renderer
+    request: GenerationRequest, text_model: TextModel, info: ModelInfo, renderer: Renderer, rules: AnswerRules
 ) -> list[list[int]]:
     """Token ids per prompt, each with room for at least one token more."""
     _check_token_ids(request, info.vocab_size)
     encoded: list[list[int]] = []
     for position, prompt in enumerate(request.prompts):
         param = request.prompt_param if len(request.prompts) == 1 else f"{request.prompt_param}[{position}]"
-        ids = await encode_prompt(request, prompt, text_model, info, renderer)
+        ids = await encode_prompt(request, prompt, text_model, info, renderer, rules)
         if not ids:
             raise InvalidRequest("The prompt has no tokens; give it at least one.", param=param)
         if isinstance(prompt, list) and max(ids) >= info.vocab_size:
@@ -32,7 +33,12 @@ async def encode_prompts(
 
 
 async def encode_prompt(
-    request: GenerationRequest, prompt: Prompt, text_model: TextModel, info: ModelInfo, renderer: Renderer
+    request: GenerationRequest,
+    prompt: Prompt,
+    text_model: TextModel,
+    info: ModelInfo,
+    renderer: Renderer,
+    rules: AnswerRules,
 ) -> list[int]:
     """Token ids of one prompt; its length has not been checked, but for texts that need no encoding to be too long."""
     if isinstance(prompt, list):
@@ -40,7 +46,8 @@ async def encode_prompt(
     adds_special_tokens = request.adds_special_tokens
     if isinstance(prompt, Conversation):
         # templates write the special tokens themselves
-        prompt, adds_special_tokens = await render_conversation(renderer, text_model, prompt), False
+        rendered = await render_conversation(renderer, text_model, prompt, rules.shown_family)
+        prompt, adds_special_tokens = rules.closed(rendered), False
     fewest = text_model.fewest_tokens(prompt)
     if fewest > info.max_model_len:
         raise _too_long(request, f"at least {fewest}", info.max_model_len)

@@ -9,6 +9,10 @@ from app.renderer.messages import Rejected, Render, Rendered
 TIME_LIMIT_S: Final = 2.0
 
 
+class TemplateStuck(InvalidRequest):
+    """400: the template took too long, or too much memory. Another time it might not, on a machine with less to do."""
+
+
 class Renderer:
     """Renders one template at a time."""
 
@@ -30,6 +34,6 @@ class Renderer:
             return answer.text
         if not isinstance(answer, Rejected):
             message = f"The chat template took more than {TIME_LIMIT_S:.0f} s or 512 MiB for these messages."
-        else:
-            message = f"{answer.message[0].upper()}{answer.message[1:].rstrip('.')}."
+            raise TemplateStuck(message, code="template_failed", param="messages")
+        message = f"{answer.message[0].upper()}{answer.message[1:].rstrip('.')}."
         raise InvalidRequest(message, code="template_failed", param="messages")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from app.core.chat_template import Conversation
+from app.core.tools.use import ToolUse
 from workers.protocol.specs import SamplingParams
 
 Prompt: TypeAlias = str | list[int] | Conversation
@@ -14,9 +15,9 @@ class GenerationRequest:
     """One HTTP request: `n` choices for each prompt.
 
     params: without max_tokens and seed, which depend on prompt and choice. max_tokens: None means default_max_tokens
-    where the context has room for it; both None mean the rest of the context. seed: None means a random one.
-    max_tokens_param, prompt_param, grammar_param: what the client called these, for error messages. priority: a smaller
-    number begins first.
+    where the context has room for it; both None mean the rest of the context. seed: None means a random one. tool_use:
+    None if the answer is text, and no message with calls and thinking. max_tokens_param, prompt_param, grammar_param:
+    what the client called these, for error messages. priority: a smaller number begins first.
     """
 
     model: str
@@ -30,6 +31,7 @@ class GenerationRequest:
     includes_stop: bool = False
     skips_special_tokens: bool = True
     adds_special_tokens: bool = True
+    tool_use: ToolUse | None = None
     prompt_param: str = "prompt"
     max_tokens_param: str = "max_tokens"
     priority: int = 0

@@ -5,12 +5,14 @@ import hashlib
 import json
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from tokenizers import Tokenizer
 
+from app.core.template_abilities import TemplateAbilities
 from app.core.token_strings import TokenStrings
 from app.errors import Internal
 
@@ -28,6 +30,7 @@ class TextModel:
     """A tokenizer and what belongs to it.
 
     special_tokens: bos_token and its kin, by name. longest_token_chars: no token covers more characters of a prompt.
+    tool_template: for conversations with tools, where there is one of its own. abilities: what is known of templates.
     """
 
     tokenizer: Tokenizer
@@ -35,6 +38,12 @@ class TextModel:
     chat_template: str | None
     special_tokens: dict[str, str]
     longest_token_chars: int
+    tool_template: str | None = None
+    abilities: dict[str, TemplateAbilities] = field(default_factory=dict)
+
+    def template(self, *, with_tools: bool) -> str | None:
+        """The chat template for conversations with tools, or for those without."""
+        return self.tool_template if with_tools and self.tool_template is not None else self.chat_template
 
     async def encode(self, text: str, *, adds_special_tokens: bool) -> list[int]:
         """Token ids; long texts are encoded in a thread, which does not hold the interpreter's lock meanwhile."""
@@ -65,6 +74,14 @@ class TextModel:
         """What special tokens are called, in order of their ids."""
         added = self.tokenizer.get_added_tokens_decoder()
         return tuple(token.content for _, token in sorted(added.items()) if token.special)
+
+    def special_ids(self, texts: Iterable[str]) -> dict[int, str]:
+        """Those of the texts that are special tokens, by id."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        wanted = frozenset(texts)
+        return {
+            token_id: token.content for token_id, token in added.items() if token.special and token.content in wanted
+        }
 
     def _encode(self, text: str, adds_special_tokens: bool) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=adds_special_tokens).ids
@@ -112,6 +129,7 @@ def load_text_model(folder: Path) -> TextModel:
         tokenizer=tokenizer,
         token_strings=TokenStrings(tokenizer, json.loads(source)),
         chat_template=_chat_template(folder, config),
+        tool_template=_named_templates(config).get("tool_use"),
         special_tokens=_special_tokens({**_read_json(folder / "special_tokens_map.json"), **config}),
         longest_token_chars=max(longest, 1),
     )
@@ -122,10 +140,15 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
     if file.is_file():
         return file.read_text(encoding="utf-8")
     template = config.get("chat_template")
-    if isinstance(template, list):
-        named = {item["name"]: item["template"] for item in template}
-        template = named.get("default", next(iter(named.values()), None))
-    return template if isinstance(template, str) else None
+    if isinstance(template, str):
+        return template
+    named = _named_templates(config)
+    return named.get("default", next(iter(named.values()), None))
+
+
+def _named_templates(config: dict[str, Any]) -> dict[str, str]:
+    template = config.get("chat_template")
+    return {item["name"]: item["template"] for item in template} if isinstance(template, list) else {}
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from app.supervisor.worker import Worker
 from workers.protocol.messages import Loading, MeasureResult, ModelInfo
 
 VariantKind = Literal["cast", "compressed", "echo"]
+AUTO: Final = "auto"
 CAST_METHODS: Final = ("fp32", "bf16", "fp16")
 
 
@@ -80,7 +81,8 @@ class Variant:
     what a load is expected to take; bytes_on_disk: its files, 0 for a cast, which has none of its own; weight_bytes:
     its tensors as they are stored. group_size: weights that share a scale, -1 for an output channel, None where the
     method has no groups. running, waiting: sequences right now. process_bytes: what the worker holds now;
-    measured_bytes: the most that one has held. loading: how far a load is, while there is one.
+    measured_bytes: the most that one has held. loading: how far a load is, while there is one. tool_parser,
+    reasoning_parser: what reads calls and thinking in its answers, `auto` by its chat template.
     """
 
     id: str
@@ -107,6 +109,8 @@ class Variant:
     loading: Loading | None = None
     weight_bytes: int = 0
     group_size: int | None = None
+    tool_parser: str = AUTO
+    reasoning_parser: str = AUTO
     is_pinned: bool = False
     measured_bytes: int | None = None
 

@@ -14,6 +14,7 @@ from app.schemas.sampling import (
     text_or_list,
 )
 from app.schemas.structured import StructuredFields
+from app.schemas.tools import MAX_CALLS, ToolCall, ToolFields
 from workers.protocol.specs import MAX_TOP_LOGPROBS
 
 MAX_MESSAGES: Final = 2048
@@ -46,25 +47,6 @@ class TextPart(BaseModel):
         return self
 
 
-class FunctionCall(BaseModel):
-    """Which function the assistant called, as it was answered earlier."""
-
-    model_config = _strict
-
-    name: str = Field(min_length=1, max_length=256)
-    arguments: str = "{}"
-
-
-class ToolCall(BaseModel):
-    """One call in an assistant's earlier message."""
-
-    model_config = _strict
-
-    id: str = Field(max_length=256)
-    type: Literal["function"] = "function"
-    function: FunctionCall
-
-
 Content = Annotated[
     Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS), Tag("<list>")],
     Discriminator(text_or_list),
@@ -79,13 +61,21 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     name: str | None = Field(None, max_length=256)
-    tool_calls: list[ToolCall] | None = Field(None, max_length=128)
+    tool_calls: list[ToolCall] | None = Field(None, max_length=MAX_CALLS)
     tool_call_id: str | None = Field(None, max_length=256)
+    reasoning: str | None = None
+    reasoning_content: str | None = None
 
     @model_validator(mode="after")
     def _has_content(self) -> Self:
         if self.content is None and not (self.role == "assistant" and self.tool_calls):
             raise broken_rule("missing_required_parameter", "A message needs one", param="content")
+        if self.tool_calls and self.role != "assistant":
+            raise broken_rule("invalid_value", "Only messages of the role 'assistant' have them", param="tool_calls")
+        if self.tool_call_id is None and self.role == "tool":
+            raise broken_rule(
+                "missing_required_parameter", "A message of the role 'tool' needs one", param="tool_call_id"
+            )
         return self
 
     def for_template(self) -> dict[str, Any]:
@@ -97,6 +87,10 @@ class Message(BaseModel):
             message["tool_calls"] = [call.model_dump() for call in self.tool_calls]
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
+        thoughts = self.reasoning if self.reasoning_content is None else self.reasoning_content
+        if thoughts:
+            # templates read one or the other
+            message["reasoning_content"] = message["reasoning"] = thoughts
         return message
 
     def text(self) -> str:
@@ -117,16 +111,28 @@ def _allowed_switches(switches: dict[str, Any]) -> dict[str, Any]:
     return switches
 
 
+def check_answered_calls(messages: list[Message]) -> None:
+    """Raises a broken rule if a tool answers a call that the assistant has not made."""
+    known: set[str] = set()
+    for index, message in enumerate(messages):
+        known |= {call.id for call in message.tool_calls or ()}
+        if message.role == "tool" and message.tool_call_id not in known:
+            raise broken_rule(
+                "invalid_value",
+                "No message of the assistant before it has a call of this id",
+                param=f"messages[{index}].tool_call_id",
+            )
+
+
 Switches = Annotated[dict[str, Any], AfterValidator(_allowed_switches)]
 
 
-class ChatRequest(HarmlessFields, StructuredFields, SamplingFields, OpenAIBody):
+class ChatRequest(HarmlessFields, ToolFields, StructuredFields, SamplingFields, OpenAIBody):
     """POST /v1/chat/completions; user, metadata, store and their kin are accepted and have no effect."""
 
     unsupported: ClassVar[dict[str, str]] = {
-        "tools": "this server does not call tools; describe them in a message",
-        "functions": "this server does not call functions; describe them in a message",
-        "function_call": "this server does not call functions",
+        "functions": "send them as 'tools'",
+        "function_call": "send it as 'tool_choice'",
         "audio": "this server speaks text only",
         "prediction": "leave it out",
         "web_search_options": "this server does not search the web",
@@ -141,9 +147,7 @@ class ChatRequest(HarmlessFields, StructuredFields, SamplingFields, OpenAIBody):
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    tool_choice: Any = None
     modalities: list[str] | None = Field(None, max_length=8)
-    parallel_tool_calls: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: Switches | None = None
@@ -153,10 +157,8 @@ class ChatRequest(HarmlessFields, StructuredFields, SamplingFields, OpenAIBody):
         check_stream_fields(self, self.stream_options)
         if self.top_logprobs is not None and not self.logprobs:
             raise broken_rule("invalid_value", "'top_logprobs' needs 'logprobs': true", param="top_logprobs")
-        if self.tool_choice not in (None, "none", "auto"):
-            raise broken_rule(
-                "unsupported_parameter", "'tool_choice' needs tools, which are not supported", param="tool_choice"
-            )
+        check_answered_calls(self.messages)
+        self._check_room_for_calls()
         if self.modalities not in (None, [], ["text"]):
             raise broken_rule("unsupported_parameter", "The only modality is 'text'", param="modalities")
         if self.continue_final_message and self.add_generation_prompt:
@@ -166,3 +168,15 @@ class ChatRequest(HarmlessFields, StructuredFields, SamplingFields, OpenAIBody):
                 param="continue_final_message",
             )
         return self
+
+    def _check_room_for_calls(self) -> None:
+        constraint = self.constraint()
+        is_json = constraint is not None and constraint.grammar.kind in ("json_schema", "json_object")
+        if constraint is None or not (self.must_call or (self.may_call and not is_json)):
+            return
+        way_out = "leave it out" if self.must_call else "leave it out, make it JSON"
+        raise broken_rule(
+            "invalid_value",
+            f"It leaves no room for calls of tools; {way_out}, or set 'tool_choice' to 'none'",
+            param=constraint.param,
+        )

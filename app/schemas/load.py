@@ -30,13 +30,16 @@ class LoadBody(_SourceBody, _LoadOptions):
     """model: a base, a variant, a local folder or a hub id. name: of a base that is new. wait: answer when it is ready.
 
     pin: never evict it, and do not unload it when idle. idle_unload_s: seconds without requests after which it is
-    unloaded, 0 is never. evict: unload idle variants if it does not fit else.
+    unloaded, 0 is never. evict: unload idle variants if it does not fit else. tool_parser, reasoning_parser: what reads
+    calls and thinking in the model's answers; auto goes by its chat template.
     """
 
     lane: Literal["auto", "packed", "compat"] | None = None
     pin: bool | None = None
     idle_unload_s: float | None = Field(None, ge=0, le=2_592_000, allow_inf_nan=False)
     evict: bool | None = None
+    tool_parser: Literal["auto", "none", "hermes", "qwen3_coder", "llama3", "mistral", "json"] | None = None
+    reasoning_parser: Literal["auto", "none", "think", "mistral"] | None = None
     wait: bool = False
 
     @model_validator(mode="after")

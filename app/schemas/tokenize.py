@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from app.schemas.body import OpenAIBody
 from app.schemas.chat import MAX_MESSAGES, Message, Switches
 from app.schemas.sampling import TokenId, broken_rule
+from app.schemas.tools import MAX_TOOLS, Tool
 
 
 class TokenizeRequest(OpenAIBody):
@@ -15,6 +16,7 @@ class TokenizeRequest(OpenAIBody):
     model: str
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
     add_generation_prompt: bool | None = None

@@ -56,6 +56,8 @@ class VariantObject(Struct, frozen=True, kw_only=True):
     running: int
     waiting: int
     quality: QualityObject | None
+    tool_parser: str
+    reasoning_parser: str
 
 
 class BaseObject(Struct, frozen=True, kw_only=True):

@@ -82,7 +82,7 @@ def quantize(
     order = torch.arange(weight.shape[1], device=weight.device)
     if act_order:
         order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
-    factor, used_percent = _inverse_factor(hessian[order][:, order], dead[order], damp_percent)
+    factor, used_percent = _inverse_factor(hessian, order, dead, damp_percent)
     moving = torch.where(dead, 0, weight.to(torch.float32))[:, order]
     start = points.codes(weight) if points.is_searched else plain
     has_moving_grids = not act_order and points.group_size > 0
@@ -135,23 +135,31 @@ def output_error(difference: Tensor, hessian: Tensor) -> float:
     return float(((exact @ hessian) * exact).sum())
 
 
-def _inverse_factor(hessian: Tensor, dead: Tensor, percent: float) -> tuple[Tensor, float]:
-    """Upper Cholesky factor of (H + damping)^-1, and the damping that let it be factored."""
-    damped = hessian.to(torch.float32, copy=True)
-    damped.diagonal()[dead] = 1
-    mean = float(damped.diagonal().mean())
-    added = 0.0
-    identity = torch.eye(len(damped), device=damped.device)
+def _inverse_factor(hessian: Tensor, order: Tensor, dead: Tensor, percent: float) -> tuple[Tensor, float]:
+    """Upper Cholesky factor of (H + damping)^-1, rows and columns in `order`, and the damping that let it be factored.
+
+    Takes the memory of about four Hessians: each is let go as soon as the next one is there.
+    """
+    backwards = order.flip(0)
+    diagonal = torch.where(dead, 1, hessian.diagonal().to(torch.float32))[order]
+    mean = float(diagonal.mean())
     while True:
-        damped.diagonal().add_(mean * (percent - added))
-        added = percent
         # H = R R^T with R upper is the usual factorization from the last row to the first; then H^-1 = R^-T R^-1. The
         # inverse itself, which would cost as much again and some digits, is not needed.
-        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        lower, failed = torch.linalg.cholesky_ex(_damped(hessian, backwards, (diagonal + mean * percent).flip(0)))
         if not failed:
-            upper = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
+            upper = lower.flip(0, 1)
+            del lower
+            upper = torch.linalg.solve_triangular(upper, torch.eye(len(upper), device=upper.device), upper=True)
             if bool(torch.isfinite(upper).all()):
                 return upper, percent
         if percent > 100:
             raise WorkerError(WorkerErrorCode.VARIANT_CORRUPT, "the Hessian of a layer's inputs cannot be factored")
         percent *= 10
+
+
+def _damped(hessian: Tensor, order: Tensor, diagonal: Tensor) -> Tensor:
+    """H with rows and columns in `order`, fp32, and this diagonal."""
+    matrix = hessian[order[:, None], order].to(torch.float32)
+    matrix.diagonal().copy_(diagonal)
+    return matrix

@@ -20,7 +20,7 @@ _LOGIT = 50.0
 
 
 class EchoRunner:
-    """The token at position p is always prompt[p % len(prompt)]."""
+    """The token at position p is always prompt[p % len(prompt)], or, with repeats_after, so of the prompt's end."""
 
     def __init__(self, spec: EchoSpec, *, num_pages: int) -> None:
         self.vocab_size = spec.vocab_size
@@ -32,7 +32,7 @@ class EchoRunner:
         self._pause(rows)
         starts = [row.start if row.wants_all_logits else row.end - 1 for row in rows]
         next_ids = [
-            row.sequence.prompt_ids[(position + 1) % row.sequence.num_prompt_tokens]
+            self._token_at(row.sequence, position + 1)
             for row, start in zip(rows, starts, strict=True)
             for position in range(start, row.end)
         ]
@@ -42,6 +42,14 @@ class EchoRunner:
 
     def release(self, sequence: Sequence) -> None:
         """Nothing is held."""
+
+    def _token_at(self, sequence: Sequence, position: int) -> int:
+        num_prompt_tokens = sequence.num_prompt_tokens
+        start = 0
+        marker = self._spec.repeats_after
+        if marker is not None and marker in sequence.prompt_ids[:-1]:
+            start = num_prompt_tokens - sequence.prompt_ids[::-1].index(marker)
+        return sequence.prompt_ids[start + (position - num_prompt_tokens) % (num_prompt_tokens - start)]
 
     def _pause(self, rows: Many[Row]) -> None:
         finishes_prefill = any(row.is_last_chunk and not is_decoding(row.sequence) for row in rows)

@@ -58,12 +58,14 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
 class EchoSpec(Struct, frozen=True, kw_only=True):
     """A deterministic stand-in model for load tests: it repeats the prompt's tokens at a settable speed.
 
-    ttft_s, itl_s: seconds slept in the first and in every later step of a sequence.
+    ttft_s, itl_s: seconds slept in the first and in every later step of a sequence. repeats_after: a token id; only
+    what follows the last one of it is repeated, so that a prompt can say what the answer is to be. None = everything.
     """
 
     vocab_size: int = 512
     ttft_s: float = 0.0
     itl_s: float = 0.0
+    repeats_after: int | None = None
 
 
 class ServeSpec(Struct, frozen=True, kw_only=True, tag=True):

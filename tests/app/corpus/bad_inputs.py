@@ -14,6 +14,7 @@ from cases import (
     quantize,
     raw,
     streamed,
+    tool,
     with_authorization,
     with_schema,
     with_text,
@@ -228,6 +229,16 @@ SAMPLING = [
     Case("B98-functions", chat(functions=[{"name": "f"}]), 400, "unsupported_parameter", "functions"),
     Case("B98-prediction", chat(prediction={"type": "content"}), 400, "unsupported_parameter", "prediction"),
     Case("B98-web-search", chat(web_search_options={"a": 1}), 400, "unsupported_parameter", "web_search_options"),
+    Case("B98-functions", chat(functions=[{}]), 400, "unsupported_parameter", "functions"),
+    Case("tool-without-type", chat(tools=[{}]), 400, "missing_required_parameter", "tools[0].type"),
+    Case("tool-choice-without-tools", chat(tool_choice="required"), 400, "invalid_value", "tool_choice"),
+    Case(
+        "tool-with-a-schema-that-nobody-enforces",
+        chat(tools=[tool({"type": "object", "properties": {"a": {"minContains": 1}}})], tool_choice="required"),
+        400,
+        "invalid_schema",
+        "tools[0].function.parameters",
+    ),
     Case("B98-modalities", chat(modalities=["audio"]), 400, "unsupported_parameter", "modalities"),
 ]
 

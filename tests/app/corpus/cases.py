@@ -68,3 +68,8 @@ def streamed(case: Case) -> Case:
     head, _, body = case.data.partition(b"\r\n\r\n")
     path = head.split()[1].decode()
     return replace(case, id=f"{case.id}-streamed", data=post(path, {**json.loads(body), "stream": True}))
+
+
+def tool(parameters: dict[str, Any]) -> dict[str, Any]:
+    """A function with these parameters."""
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}

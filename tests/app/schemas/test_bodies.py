@@ -117,7 +117,6 @@ def message(**fields: Any) -> dict[str, Any]:
         pytest.param({"stream_options": {}}, "invalid_value", "stream_options", id="options-without-stream"),
         pytest.param({"response_format": {"type": "foo"}}, "invalid_value", "response_format.type", id="format"),
         *BAD_STRUCTURE,
-        pytest.param({"tool_choice": "required"}, "unsupported_parameter", "tool_choice", id="tool-choice"),
         pytest.param({"modalities": ["audio"]}, "unsupported_parameter", "modalities", id="audio"),
         pytest.param(
             {"chat_template_kwargs": {"tokenize": True}}, "unsupported_parameter", "chat_template_kwargs", id="kwargs"
@@ -180,10 +179,10 @@ def test_openai_body_names_what_it_does_not_know() -> None:
 
 
 def test_known_but_unsupported_fields_are_found_unless_they_ask_for_nothing() -> None:
-    assert ChatRequest.first_unsupported({**CHAT, "tools": [], "audio": None}) is None
-    found = ChatRequest.first_unsupported({**CHAT, "tools": [{"type": "function"}]})
+    assert ChatRequest.first_unsupported({**CHAT, "functions": [], "audio": None}) is None
+    found = ChatRequest.first_unsupported({**CHAT, "functions": [{"name": "f"}]})
     assert found is not None
-    assert found[0] == "tools"
+    assert found[0] == "functions"
 
 
 def numbers(schema: Any) -> list[dict[str, Any]]:

@@ -46,3 +46,13 @@ def test_the_pause_is_once_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
     finish(engine)
 
     assert pauses_s == [0.05, 0.02, 0.02, 0.02]
+
+
+def test_it_repeats_only_what_follows_the_marker() -> None:
+    spec = EchoSpec(repeats_after=7)
+    requests = [request("a", [3, 7, 1, 7, 4, 5], max_tokens=5), request("b", [3, 1], max_tokens=3)]
+
+    results = run(engine_of(spec), requests)
+
+    assert results["a"].token_ids == [4, 5, 4, 5, 4]
+    assert results["b"].token_ids == [3, 1, 3]
