@@ -45,6 +45,10 @@ chaos: $(DEVELOPMENT) ## Kill compression jobs at twenty random instants; minute
 interop: ## Exchange files with the libraries that define them, vLLM too (7 GB in .venv-interop, -llmcompressor, -vllm).
 	@sh scripts/interop.sh .venv-interop .venv-llmcompressor .venv-vllm $(PYTEST_ARGS)
 
+.PHONY: clients
+clients: $(DEVELOPMENT) ## Drive a server with the packages that people use, openai to aiperf (4 GB in .venv-clients).
+	@sh scripts/clients.sh $(VENV) .venv-clients .venv-vllm $(PYTEST_ARGS)
+
 .PHONY: check
 check: $(DEVELOPMENT) ## Lint, formatting, types, import directions, changelog.
 	@echo "check: ruff check"
@@ -83,4 +87,4 @@ docker-lint: $(DEVELOPMENT) ## Lint the Dockerfiles; where docker compose is ins
 
 .PHONY: clean
 clean: stop ## Stop the demo and remove its data, the environment and every cache.
-	rm -rf $(VENV) .venv-interop .venv-llmcompressor .venv-vllm .run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .venv-interop .venv-llmcompressor .venv-vllm .venv-clients .run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage build dist

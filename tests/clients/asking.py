@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 MODEL = "slimstory"
 QUESTION = "Tell me a story about a little dog."
@@ -11,6 +11,8 @@ MESSAGES = [{"role": "user", "content": QUESTION}]
 
 class Pet(BaseModel):
     """A pet."""
+
+    model_config = ConfigDict(extra="forbid")
 
     kind: Literal["cat", "dog"]
     age: int = Field(ge=0, le=20)

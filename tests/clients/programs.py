@@ -15,7 +15,7 @@ def client_program(environment: str, name: str) -> Path:
     return path.absolute()
 
 
-def run_client(command: list[str | Path], **variables: str) -> str:
+def run_client(command: list[str | Path], *, cwd: Path | None = None, **variables: str) -> str:
     """What a client's command printed; it is kept from everything but this machine. Fails unless it ends well."""
     environment = {
         **os.environ,
@@ -23,6 +23,6 @@ def run_client(command: list[str | Path], **variables: str) -> str:
         **{"COLUMNS": "200", "TOKENIZERS_PARALLELISM": "false"},
         **variables,
     }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
     return done.stdout

@@ -1,11 +1,10 @@
 """LiteLLM as a client of an OpenAI-compatible server."""
 
-import json
 from typing import Any
 
 import pytest
 
-from tests.clients.asking import MESSAGES, MODEL
+from tests.clients.asking import MESSAGES, MODEL, Pet
 
 litellm = pytest.importorskip("litellm", reason="needs litellm: run `make clients`")
 
@@ -42,12 +41,9 @@ async def test_text_completion(request_fields: dict[str, Any]) -> None:
 
 
 def test_schema_is_kept(request_fields: dict[str, Any]) -> None:
-    schema = {"type": "object", "properties": {"kind": {"enum": ["cat", "dog"]}}, "required": ["kind"]}
-    response_format = {"type": "json_schema", "json_schema": {"name": "pet", "schema": schema}}
+    answer = litellm.completion(**request_fields, response_format=Pet)
 
-    answer = litellm.completion(**request_fields, response_format=response_format)
-
-    assert json.loads(answer.choices[0].message.content)["kind"] in ("cat", "dog")
+    assert Pet.model_validate_json(answer.choices[0].message.content)
 
 
 def test_tool_is_called(request_fields: dict[str, Any]) -> None:

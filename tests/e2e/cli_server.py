@@ -64,7 +64,12 @@ def running_server(folder: Path, *, python: str = sys.executable, **settings: st
     command = [python, "-m", "app", "serve", "--port", "0", "--data-dir", str(folder / "data")]
     with log.open("wb") as output:
         process = psutil.Popen(
-            command, cwd=ROOT, env=environment_without_settings() | settings, stdout=subprocess.PIPE, stderr=output, text=True
+            command,
+            cwd=ROOT,
+            env=environment_without_settings() | settings,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            text=True,
         )
     try:
         url = _announced_url(process, log)
