@@ -64,7 +64,9 @@ make_node_modules
 
 SLIMSERVE_PYTHON=$(cd "$slimserve" && pwd)/bin/python
 SLIMSERVE_CLIENTS=$(cd "$clients" && pwd)
-export SLIMSERVE_PYTHON SLIMSERVE_CLIENTS
+# litellm would fetch a list of prices when it is imported
+LITELLM_LOCAL_MODEL_COST_MAP=True
+export SLIMSERVE_PYTHON SLIMSERVE_CLIENTS LITELLM_LOCAL_MODEL_COST_MAP
 if [ -x "$vllm/bin/python" ]; then
     VLLM_PYTHON=$(cd "$vllm" && pwd)/bin/python
     export VLLM_PYTHON

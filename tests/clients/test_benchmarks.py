@@ -76,7 +76,9 @@ def test_aiperf(server: CliServer, tmp_path: Path, endpoint: str) -> None:
             *("--synthetic-input-tokens-mean", "32", "--output-tokens-mean", str(NUM_TOKENS)),
             *("--extra-inputs", "ignore_eos:true", "--request-count", str(NUM_REQUESTS), "--concurrency", "2"),
             *("--output-artifact-dir", tmp_path),
-        ]
+        ],
+        # where the hub is said to be offline, it takes the folder of a tokenizer for a name on the hub
+        HF_HUB_OFFLINE="0",
     )
 
     result = read(tmp_path / "profile_export_aiperf.json")
