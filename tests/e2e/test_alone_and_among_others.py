@@ -162,7 +162,8 @@ def test_four_choices_of_one_seed_differ_and_come_again(http: httpx.Client) -> N
 
 
 def test_logprobs_stand_beside_their_tokens(http: httpx.Client) -> None:
-    (text,) = answer(http, completion(temperature=0, logprobs=2, echo=True))["choices"]
+    fields = {"temperature": 0, "logprobs": 2, "echo": True, "add_special_tokens": False}
+    (text,) = answer(http, completion(**fields))["choices"]
     (talk,) = answer(http, chat("Hello!", temperature=0, logprobs=True, top_logprobs=2))["choices"]
 
     lists = text["logprobs"]
