@@ -184,9 +184,13 @@ def test_limit_is_the_reason_when_it_is_reached(http: httpx.Client, max_tokens: 
     assert whole["usage"]["completion_tokens"] == max_tokens
 
 
-def test_end_of_the_story_is_the_reason_when_the_model_ends_it(http: httpx.Client, tokenizer: Tokenizer) -> None:
-    (choice,) = answer(http, completion(temperature=0, max_tokens=400))["choices"]
+def test_stop_is_the_reason_when_the_model_ends_it(http: httpx.Client, tokenizer: Tokenizer) -> None:
+    """The model is made to want its end of text, and to wait for it."""
+    eos = tokenizer.token_to_id("<|eos|>")
+
+    (choice,) = answer(http, completion(temperature=0, min_tokens=5, logit_bias={str(eos): 100}))["choices"]
 
     assert choice["finish_reason"] == "stop"
-    assert choice["token_ids"][-1] == tokenizer.token_to_id("<|eos|>")
+    assert len(choice["token_ids"]) == 6
+    assert choice["token_ids"][-1] == eos
     assert "<|eos|>" not in choice["text"]

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 from app.main import create_app
 from app.settings import Settings
 
-NUM_EXAMPLES = 20
+NUM_EXAMPLES = 15
 MAX_TOKENS = 8
 # Fields of bodies that have tokens generated, as many as fit unless told.
 ASKING = {"messages", "input", "prompt", "prompt_ids"}
