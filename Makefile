@@ -41,6 +41,16 @@ test: check ## Set up, check, and run every test (SLIMSERVE_TEST_MODELS=folder a
 chaos: $(DEVELOPMENT) ## Kill compression jobs at twenty random instants; minutes.
 	@SLIMSERVE_TEST_KILLS=20 $(BIN)/pytest -q tests/e2e/test_job_killed.py $(PYTEST_ARGS)
 
+.PHONY: monitoring
+monitoring: $(DEVELOPMENT) ## Try dashboards and alerts with a real Prometheus (Debian's, in .prometheus) and real traffic.
+	@if sh scripts/get_prometheus.sh .prometheus; then \
+		SLIMSERVE_TEST_PROMETHEUS=.prometheus $(BIN)/pytest -q tests/e2e/test_prometheus.py $(PYTEST_ARGS); \
+		else echo "monitoring: skipped, Prometheus cannot be had here"; fi
+
+.PHONY: dashboards
+dashboards: $(DEVELOPMENT) ## Write the Grafana dashboards from scripts/dashboards.
+	@$(BIN)/python scripts/dashboards docker/grafana/dashboards
+
 .PHONY: interop
 interop: ## Exchange files with the libraries that define them, vLLM too (7 GB in .venv-interop, -llmcompressor, -vllm).
 	@sh scripts/interop.sh .venv-interop .venv-llmcompressor .venv-vllm $(PYTEST_ARGS)
@@ -87,4 +97,4 @@ docker-lint: $(DEVELOPMENT) ## Lint the Dockerfiles; where docker compose is ins
 
 .PHONY: clean
 clean: stop ## Stop the demo and remove its data, the environment and every cache.
-	rm -rf $(VENV) .venv-interop .venv-llmcompressor .venv-vllm .venv-clients .run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .venv-interop .venv-llmcompressor .venv-vllm .venv-clients .run .prometheus .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage build dist

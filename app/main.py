@@ -9,6 +9,7 @@ from app import __version__
 from app.api import (
     bases,
     chat,
+    compare,
     completions,
     embeddings,
     export,
@@ -35,6 +36,7 @@ from app.core.renderer import Renderer
 from app.core.server import Server
 from app.core.structured import GrammarChecker
 from app.core.text import TextModels
+from app.metrics.job_counts import JobCounts
 from app.metrics.live import LiveMetrics
 from app.settings import Settings
 
@@ -42,7 +44,7 @@ ROUTERS = (
     *(chat.router, completions.router, responses.router, messages.router, embeddings.router, generate.router),
     *(models.router, model_router.router),
     *(load.router, quantize.router, jobs.router, reports.router, variants.router, export.router, bases.router),
-    *(tokenize.router, operations.router, metrics.router),
+    *(tokenize.router, operations.router, metrics.router, compare.router),
 )
 
 
@@ -76,8 +78,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state.renderer = Renderer()
     state.grammars = GrammarChecker()
     state.generation = Generation(state.server, state.texts, state.renderer, state.grammars, state.metrics)
-    live = LiveMetrics(state.server.catalog.list, state.server.jobs.running)
+    live = LiveMetrics(state.server.catalog.list, state.server.jobs.running, state.generation.admission.admitted)
+    state.job_counts = JobCounts()
     state.metrics.add_collector(live)
+    state.metrics.add_collector(state.job_counts)
+    state.server.supervisor.observe_readiness(state.metrics.expect)
     state.server.supervisor.observe_steps(live.observe_step)
     state.server.supervisor.observe_ends(live.forget_worker)
     await state.server.start()

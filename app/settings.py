@@ -76,6 +76,11 @@ class Settings(BaseSettings):
     job_memory_bytes: int | None = Field(
         None, ge=2**29, le=2**50, description="Memory that a compression may take; none sets no limit."
     )
+    auto_measure: str = Field(
+        "off",
+        pattern="^(off|quality|speed|all)$",
+        description="Measured of each new variant: off, quality, speed, all.",
+    )
     memory_bytes: int | None = Field(
         None, ge=2**26, le=2**50, description="Memory that workers may hold in all, per device; none: what is free."
     )

@@ -83,13 +83,13 @@ def _method_row(client: httpx.Client, base: str, method: str, max_tokens: int) -
 
 
 def _measure(client: httpx.Client, model: str, max_tokens: int) -> dict[str, Any]:
-    answer = client.post("/v1/measure", json={"model": model, "max_tokens": max_tokens, "top_k": 4096})
+    answer = client.post("/v1/measure", json={"model": model, "max_tokens": max_tokens, "top_k": 4096, "speed": False})
     answer.raise_for_status()
     job = _finished(client, answer.json()["id"])
     if job["state"] != "succeeded":
         raise SystemExit(f"the measurement of {model} {job['state']}: {job['error']}")
-    result: dict[str, Any] = job["result"]
-    return result
+    quality: dict[str, Any] = job["result"]["quality"]
+    return quality
 
 
 def _finished(client: httpx.Client, job_id: str) -> dict[str, Any]:

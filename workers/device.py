@@ -89,6 +89,19 @@ def memory_used_bytes(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def memory_peak_bytes(device: torch.device) -> int:
+    """The most that this process has held so far: resident bytes on the CPU, bytes allocated by torch on CUDA."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Not ru_maxrss: a child begins with that of the process it was forked from. The kernel updates this one in batches
+    # per core, so it can be behind the present by some hundred kB.
+    used_bytes = memory_used_bytes(device)
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return max(used_bytes, int(line.split()[1]) * 1024)
+    return used_bytes
+
+
 def memory_free_bytes(device: torch.device) -> int:
     """What this process may still take: on the CPU the smaller of what the machine has and what its cgroup allows."""
     if device.type == "cuda":

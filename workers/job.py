@@ -20,11 +20,13 @@ from workers.process import prepare
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.framing import SocketChannel
 from workers.protocol.messages import Failed, JobDone, JobProgress, StartJob, ToJob
-from workers.protocol.specs import CompressSpec, InspectSpec, JobSpec, MeasureSpec, VerifySpec
+from workers.protocol.specs import CompressSpec, InspectSpec, JobSpec, MeasureSpec, ProbeSpec, VerifySpec
 
 # Jobs give way to serving workers wherever the two share cores.
 _NICENESS = 10
 _MIN_INTERVAL_S = 0.1
+
+_TorchSpec = CompressSpec | VerifySpec | MeasureSpec | ProbeSpec
 
 
 class FrontEndGoneError(ConnectionError):
@@ -66,7 +68,9 @@ def main(fd: int) -> int:
     start = channel.receive()
     if not isinstance(start, StartJob):
         return 1
-    os.nice(_NICENESS)
+    # a probe says what serving workers can have, which have not been made to give way
+    if not isinstance(start.spec, ProbeSpec):
+        os.nice(_NICENESS)
     try:
         answer = _run(start.spec, JobLink(channel))
         channel.send(answer)
@@ -90,7 +94,7 @@ def _run(spec: JobSpec, link: JobLink) -> JobDone | Failed:
     return _run_with_torch(spec, link)
 
 
-def _run_with_torch(spec: CompressSpec | VerifySpec | MeasureSpec, link: JobLink) -> JobDone | Failed:
+def _run_with_torch(spec: _TorchSpec, link: JobLink) -> JobDone | Failed:
     import torch
 
     from workers.boundary import Failure, attempt
@@ -107,7 +111,7 @@ def _run_with_torch(spec: CompressSpec | VerifySpec | MeasureSpec, link: JobLink
     return Failed(code=result.code, message=_out_of_memory(spec) if is_memory else result.message)
 
 
-def _out_of_memory(spec: CompressSpec | VerifySpec | MeasureSpec) -> str:
+def _out_of_memory(spec: _TorchSpec) -> str:
     """What the user of a job can do about it."""
     if not isinstance(spec, CompressSpec):
         return "the job ran out of memory; unload variants and try again"
@@ -120,11 +124,13 @@ def _out_of_memory(spec: CompressSpec | VerifySpec | MeasureSpec) -> str:
     )
 
 
-def _action(spec: CompressSpec | VerifySpec | MeasureSpec, link: JobLink) -> Callable[[], JobDone]:
+def _action(spec: _TorchSpec, link: JobLink) -> Callable[[], JobDone]:
     if isinstance(spec, CompressSpec):
         return partial(_compress, spec, link)
     if isinstance(spec, MeasureSpec):
         return partial(_measure, spec, link)
+    if isinstance(spec, ProbeSpec):
+        return partial(_probe, spec)
     return partial(_verify, spec, link)
 
 
@@ -144,6 +150,12 @@ def _measure(spec: MeasureSpec, link: JobLink) -> JobDone:
     from workers.measure.comparison import measure_variant
 
     return JobDone(measured=measure_variant(spec, link.report, link.poll))
+
+
+def _probe(spec: ProbeSpec) -> JobDone:
+    from workers.measure.bandwidth import probe_device
+
+    return JobDone(probed=probe_device(spec))
 
 
 def _inspect(spec: InspectSpec, link: JobLink) -> JobDone:

@@ -12,7 +12,7 @@ import msgspec
 import torch
 
 from workers.boundary import Failure, attempt
-from workers.device import device_name, memory_used_bytes, resolve_device
+from workers.device import device_name, memory_peak_bytes, memory_used_bytes, resolve_device
 from workers.engine.echo import PAGE_SIZE, EchoRunner
 from workers.engine.engine import Engine, EngineLimits
 from workers.faults import NO_FAULTS, Faults
@@ -104,8 +104,7 @@ class ServingLoop:
         self._engine = engine
         self._device = device
         self._step = 0
-        self._process_bytes = memory_used_bytes(device)
-        self._measured_at_s = time.monotonic()
+        self._measure_memory(time.monotonic())
 
     def run(self) -> None:
         """Until `Stop` or the end of the socket."""
@@ -139,10 +138,14 @@ class ServingLoop:
         self._step += 1
         now_s = time.monotonic()
         if now_s - self._measured_at_s >= _MEMORY_REFRESH_S:
-            self._measured_at_s = now_s
-            self._process_bytes = memory_used_bytes(self._device)
-        stats = msgspec.structs.replace(stats, process_bytes=self._process_bytes)
+            self._measure_memory(now_s)
+        stats = msgspec.structs.replace(stats, process_bytes=self._process_bytes, peak_bytes=self._peak_bytes)
         self._channel.send(Step(step=self._step, updates=updates, stats=stats))
+
+    def _measure_memory(self, now_s: float) -> None:
+        self._measured_at_s = now_s
+        self._process_bytes = memory_used_bytes(self._device)
+        self._peak_bytes = memory_peak_bytes(self._device)
 
 
 def _open(spec: ServeSpec, reporter: LoadReporter, faults: Faults) -> tuple[Engine, ModelInfo]:

@@ -12,5 +12,7 @@ router = APIRouter()
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Every metric of this server."""
-    serving: ServingMetrics = request.app.state.metrics
+    state = request.app.state
+    serving: ServingMetrics = state.metrics
+    state.job_counts.update(await state.server.count_jobs())
     return Response(serving.exposition(), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -11,7 +11,7 @@ from app.api.quantize import idempotency_key
 from app.core.measurement import resolve_measure
 from app.core.server import Server
 from app.schemas.jobs import MeasureBody
-from app.schemas.variants import ReportObject
+from app.schemas.reports import ReportObject
 from app.store import measurements
 
 router = APIRouter()
@@ -27,8 +27,8 @@ async def measure(request: Request, body: Annotated[MeasureBody, Depends(json_bo
 
 
 @router.get("/v1/reports")
-async def list_reports(request: Request) -> Response:
-    """Every measurement of every variant, oldest first."""
+async def list_reports(request: Request, variant: str | None = None) -> Response:
+    """The newest measurement of each kind on each device, oldest first; with `variant`, of that one."""
     server: Server = request.app.state.server
     variants = {variant.id: variant for variant in server.catalog.list()}
     rows = await server.store.run(measurements.select_all)
@@ -36,6 +36,8 @@ async def list_reports(request: Request) -> Response:
         ReportObject(
             variant=row.variant,
             kind=row.kind,
+            device=row.device,
+            environment=row.environment,
             base=variants[row.variant].base,
             method=variants[row.variant].method,
             format=variants[row.variant].format,
@@ -45,6 +47,6 @@ async def list_reports(request: Request) -> Response:
             values=row.values,
         )
         for row in rows
-        if row.variant in variants
+        if row.variant in variants and variant in (None, row.variant)
     ]
     return json_answer({"object": "list", "data": reports})

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from app.cli import bench, chat, demo, doctor, export, jobs, measure_command, models, plan, quantize, serve
+from app.cli import bench, chat, compare, demo, doctor, export, jobs, measure_command, models, plan, quantize, serve
 from app.cli.client import Client
 from app.cli.options import DEFAULT_URL
 from app.cli.terminal import CommandFailed, note
@@ -26,6 +26,8 @@ Or step by step, the server in one terminal and the rest in another:
 - slimserve quantize qwen3-0.6b
 - slimserve load qwen3-0.6b/int8
 - slimserve measure qwen3-0.6b/int8
+- slimserve compare qwen3-0.6b
+- slimserve recommend qwen3-0.6b --max-kl 0.05
 - slimserve bench qwen3-0.6b
 - slimserve chat --model qwen3-0.6b/int8
 
@@ -90,5 +92,5 @@ def connect(
     ctx.call_on_close(client.close)
 
 
-for group in (serve, models, plan, quantize, measure_command, export, jobs, chat, bench, demo, doctor):
+for group in (serve, models, plan, quantize, measure_command, export, jobs, chat, bench, compare, demo, doctor):
     group.register(app)

@@ -12,14 +12,17 @@ import msgspec
 from app import embedded
 from app.core import fit, names
 from app.core.bases import Bases
+from app.core.choices import SUFFIX, Choices, choose, none_qualifies, qualified
+from app.core.comparison import Comparison
 from app.core.entries import ECHO, Entry, cast_row, echo_entry, entry_of
-from app.core.job_documents import MEASURE
+from app.core.job_documents import MEASURE, SPEED
 from app.core.load_request import LoadRequest
 from app.core.pulse import Pulse
 from app.core.registration import Registrations
 from app.core.serving import ServingLife, quarantined
-from app.core.variants import IDLE, Quality, Served, Variant, VariantState, with_measurement
+from app.core.variants import IDLE, Quality, Served, Speed, Variant, VariantState, with_measurement
 from app.errors import Conflict, InvalidRequest, ModelNotFound, Unavailable
+from app.schemas.reports import Environment, MeasurementObject, SpeedReport
 from app.settings import Settings
 from app.store import measurements, memory
 from app.store import variants as variant_rows
@@ -37,13 +40,15 @@ logger = logging.getLogger(__name__)
 class Catalog:
     """Every variant by its id, in memory; what must survive a restart is written to the store first.
 
-    `bases` and `registrations` are the two other tables of names; loading.Loader fills all three. `pulse` beats when a
-    variant changes its state, is not used any more, or is to stay for another time.
+    `bases` and `registrations` are the two other tables of names; loading.Loader fills all three. `choices` says what
+    `<base>/auto` means. `pulse` beats when a variant changes its state, is not used any more, or is to stay for another
+    time.
     """
 
     def __init__(self, settings: Settings, store: Store, supervisor: Supervisor) -> None:
         self.bases = Bases(settings, store, supervisor)
         self.registrations = Registrations(self.bases)
+        self.choices = Choices(store)
         self.pulse = Pulse()
         self._settings = settings
         self._store = store
@@ -54,11 +59,19 @@ class Catalog:
     async def start(self) -> None:
         """Read what is stored and register the embedded base. Raises ApiError if that one is not usable."""
         await self.bases.start()
+        await self.choices.start()
         rows = await self._store.run(variant_rows.select_all)
         qualities = await self._store.run(measurements.select_kind, "verification")
         measured = await self._store.run(measurements.select_kind, MEASURE)
         for row in rows:
             self._add(row, _quality(qualities.get(row.id), measured.get(row.id)))
+        for found in await self._store.run(measurements.select_all):
+            if found.kind == SPEED:
+                self._entries[found.variant].speeds[found.device] = Speed(
+                    report=msgspec.convert(found.values, SpeedReport),
+                    environment=msgspec.convert(found.environment, Environment),
+                    created=found.created,
+                )
         for footprint in await self._store.run(memory.select_all):
             self._entries[footprint.variant].measured[footprint.device] = footprint
         for base in self.bases.list():
@@ -201,17 +214,36 @@ class Catalog:
         self._entries.pop(row.id, None)
         self._add(row, quality)
 
-    def measured(self, variant_id: str, result: MeasureResult) -> None:
+    def measured(self, variant_id: str, result: MeasurementObject) -> None:
         """A job has stored this measurement: show it with the variant."""
-        entry = self._entries[variant_id]
-        entry.quality = with_measurement(entry.quality, result)
+        entry, environment = self._entries[variant_id], result.environment
+        if result.quality is not None:
+            entry.quality = with_measurement(entry.quality, result.quality)
+        if result.speed is not None:
+            speed = Speed(report=result.speed, environment=environment, created=time.time())
+            entry.speeds = {**entry.speeds, environment.device: speed}
 
     def entry(self, model: str) -> Entry:
-        """The entry that a name means. Raises ModelNotFound."""
-        found = self._entries.get(model) or self.of_base(model.removesuffix("/auto"))
+        """The entry that a name means. Raises ModelNotFound, and Conflict for an `auto` that means none."""
+        base = self.bases.get(model.removesuffix(SUFFIX)) if model.endswith(SUFFIX) else None
+        if base is not None:
+            return self.chosen(base)
+        found = self._entries.get(model) or self.of_base(model)
         if found is None:
             raise names.not_found(model, [*self._entries, *(base.name for base in self.bases.list())])
         return found
+
+    def chosen(self, base: BaseRow) -> Entry:
+        """What `<base>/auto` means now. Raises Conflict if no variant satisfies its constraints."""
+        found = choose(qualified(self.comparison(base), self.choices.of(base.name)))
+        if found is None:
+            raise none_qualifies(base.name)
+        return self._entries[found.id]
+
+    def comparison(self, base: BaseRow, device: str | None = None) -> Comparison:
+        """The variants of a base side by side. device: of the speeds; None is that of the newest measurement."""
+        variants = [entry.snapshot() for entry in self._entries.values() if entry.row.base == base.name]
+        return Comparison(base, variants, self._settings.device, device)
 
     def find(self, variant_id: str) -> Entry | None:
         """The entry of exactly this id."""

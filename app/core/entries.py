@@ -12,7 +12,7 @@ from app.core.load_request import LoadRequest
 from app.core.publish import MANIFEST
 from app.core.pulse import Pulse
 from app.core.serving import ServingLife
-from app.core.variants import AUTO, Quality, Variant
+from app.core.variants import AUTO, Quality, Speed, Variant
 from app.settings import Settings
 from app.store.bases import BaseRow
 from app.store.memory import MemoryRow
@@ -29,7 +29,7 @@ ECHO_MAX_MODEL_LEN: Final = 4096
 class Entry:
     """folder: with config.json and weights. text_folder: with tokenizer.json. echo, and no base: a stand-in.
 
-    group_size: see Variant.
+    group_size: see Variant. speeds: by device, as measured.
     options: of its newest load, until somebody unloads it by name. measured: memory by device. is_leaving: it is being
     deleted.
     """
@@ -41,6 +41,7 @@ class Entry:
     text_folder: Path
     quality: Quality | None = None
     echo: EchoSpec | None = None
+    speeds: dict[str, Speed] = field(default_factory=dict)
     group_size: int | None = None
     options: LoadRequest | None = None
     measured: dict[str, MemoryRow] = field(default_factory=dict)
@@ -125,6 +126,7 @@ class Entry:
             quality=self.quality,
             loading=_loading(life),
             weight_bytes=row.weight_bytes,
+            speeds=self.speeds,
             group_size=self.group_size,
             tool_parser=(self.options and self.options.tool_parser) or AUTO,
             reasoning_parser=(self.options and self.options.reasoning_parser) or AUTO,

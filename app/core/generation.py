@@ -95,8 +95,7 @@ class Generation:
             status = "cancelled"
             raise
         except ApiError as error:
-            if error.code == WorkerErrorCode.NONFINITE_LOGITS:
-                self._metrics.nan_logits(variant_id)
+            self._count_error(variant_id, error, has_run=run is not None)
             raise
         finally:
             self.admission.leave(variant_id)
@@ -118,6 +117,12 @@ class Generation:
         assert grammar is not None
         await self._grammars.check(grammar, text_model, param="tools")
         return replace(request, params=msgspec.structs.replace(request.params, grammar=grammar))
+
+    def _count_error(self, variant_id: str, error: ApiError, *, has_run: bool) -> None:
+        if error.code == WorkerErrorCode.NONFINITE_LOGITS:
+            self._metrics.nan_logits(variant_id)
+        if not has_run:
+            self._metrics.rejected(variant_id, error.code or "invalid_request")
 
 
 class Run:

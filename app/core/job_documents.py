@@ -7,12 +7,18 @@ import msgspec
 from msgspec import Struct
 
 from app.schemas.jobs import JobErrorObject, JobObject, JobResultObject, ProgressObject
+from app.schemas.reports import MeasurementObject
 from app.store.jobs import JobRow
-from workers.protocol.messages import JobProgress, MeasureResult
+from workers.protocol.messages import JobProgress
 from workers.protocol.recipes import Int8Recipe, Override, Recipe
 
 QUANTIZE: Final = "quantize"
 MEASURE: Final = "measure"
+# Kind of the stored numbers of a measurement that are no quality.
+SPEED: Final = "speed"
+# Phases of a measurement of speed.
+LOADING: Final = "loading"
+TIMING: Final = "timing"
 # Share of a job's time that each phase begins and ends at, by kind, as measured on a small model.
 _PHASES: Final = {
     QUANTIZE: {
@@ -23,10 +29,12 @@ _PHASES: Final = {
         "reading variant": (0.9, 1.0),
     },
     MEASURE: {
-        "reading base": (0.0, 0.4),
-        "scoring base": (0.4, 0.45),
-        "reading variant": (0.45, 0.5),
-        "scoring variant": (0.5, 1.0),
+        "reading base": (0.0, 0.2),
+        "scoring base": (0.2, 0.25),
+        "reading variant": (0.25, 0.3),
+        "scoring variant": (0.3, 0.6),
+        LOADING: (0.6, 0.65),
+        TIMING: (0.65, 1.0),
     },
 }
 
@@ -63,8 +71,19 @@ class QuantizeSpec(Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
+class Workload(Struct, frozen=True, kw_only=True):
+    """Requests to time: how many at once, level by level, and how long each is, in tokens."""
+
+    streams: tuple[int, ...]
+    prompt_tokens: int
+    new_tokens: int
+
+
 class MeasureJob(Struct, frozen=True, kw_only=True):
-    """A measurement that a client asked for, resolved. method: the variant's. window, stride, max_tokens: tokens."""
+    """A measurement that a client asked for, resolved. method: the variant's. window, stride, max_tokens: tokens.
+
+    quality: score the text. speed: what to time, None for nothing.
+    """
 
     base: str
     variant: str
@@ -76,6 +95,8 @@ class MeasureJob(Struct, frozen=True, kw_only=True):
     max_tokens: int
     kl: bool = True
     top_k: int = 128
+    quality: bool = True
+    speed: Workload | None = None
     device: str
 
     def digest(self) -> str:
@@ -85,9 +106,9 @@ class MeasureJob(Struct, frozen=True, kw_only=True):
 
 JobDocument = QuantizeSpec | MeasureJob
 _DOCUMENTS: Final[dict[str, type[QuantizeSpec] | type[MeasureJob]]] = {QUANTIZE: QuantizeSpec, MEASURE: MeasureJob}
-_RESULTS: Final[dict[str, type[JobResultObject] | type[MeasureResult]]] = {
+_RESULTS: Final[dict[str, type[JobResultObject] | type[MeasurementObject]]] = {
     QUANTIZE: JobResultObject,
-    MEASURE: MeasureResult,
+    MEASURE: MeasurementObject,
 }
 
 
@@ -107,11 +128,11 @@ def spec_of(row: JobRow) -> JobDocument:
     return document
 
 
-def result_of(row: JobRow) -> JobResultObject | MeasureResult | None:
+def result_of(row: JobRow) -> JobResultObject | MeasurementObject | None:
     """What the job has made or found, from the moment it is whole."""
     if row.result_json is None:
         return None
-    result: JobResultObject | MeasureResult = msgspec.json.decode(row.result_json, type=_RESULTS[row.kind])
+    result: JobResultObject | MeasurementObject = msgspec.json.decode(row.result_json, type=_RESULTS[row.kind])
     return result
 
 

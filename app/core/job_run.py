@@ -4,12 +4,25 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from app.core.neighbours import Neighbours
+from app.core.residency import Residency
 from app.settings import Settings
 from app.store.bases import BaseRow
 from app.supervisor.job import JobProcess
 from app.supervisor.supervisor import Supervisor
 from workers.protocol.messages import JobDone, JobProgress
 from workers.protocol.specs import JobSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveJob:
+    """A job that runs now: its newest tick, or nothing yet."""
+
+    id: str
+    kind: str
+    ratio: float = 0.0
+    rss_bytes: int = 0
+    eta_s: float | None = None
 
 
 class RunCancelled(Exception):
@@ -22,6 +35,8 @@ class RunTools:
 
     settings: Settings
     supervisor: Supervisor
+    residency: Residency
+    neighbours: Neighbours
     on_progress: Callable[[JobProgress], None]
 
 

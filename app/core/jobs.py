@@ -7,18 +7,21 @@ import sqlite3
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Concatenate, Final, ParamSpec
 
 from app.core import publish
+from app.core.acceptance import accept
 from app.core.catalog import Catalog
 from app.core.job_documents import JobDocument, QuantizeSpec, encode, job_object, kind_of, progress_object, spec_of
-from app.core.job_run import RunCancelled, RunTools
-from app.core.measurement import MeasureRun
+from app.core.job_run import LiveJob, RunCancelled, RunTools
+from app.core.measurement import MeasureRun, measure_of
+from app.core.neighbours import Neighbours
 from app.core.quantization import QuantizeRun, check_disk
+from app.core.residency import Residency
 from app.core.variants import IDLE, Quality
 from app.errors import ApiError, Conflict, NotFound
 from app.schemas.jobs import JobObject, JobResultObject, ProgressObject
+from app.schemas.reports import MeasurementObject
 from app.settings import Settings
 from app.store import events, folders
 from app.store import jobs as job_rows
@@ -29,14 +32,13 @@ from app.supervisor.job import JobFailed
 from app.supervisor.stream import WorkerGone
 from app.supervisor.supervisor import Supervisor
 from workers.protocol.errors import WorkerErrorCode
-from workers.protocol.messages import JobProgress, MeasureResult
+from workers.protocol.messages import JobProgress
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 Run = QuantizeRun | MeasureRun
 
-KEY_LIFETIME_S: Final = 24 * 3600
 # A tick becomes an event at most this often; the job itself always tells the newest.
 EVENT_INTERVAL_S: Final = 0.25
 # Compressed modules of one attempt that have an event each all the same. Mixtures of experts have more, and the events
@@ -44,23 +46,19 @@ EVENT_INTERVAL_S: Final = 0.25
 MODULE_EVENTS: Final = 2000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiveJob:
-    """A job that runs now; ratio 0 to 1."""
-
-    id: str
-    kind: str
-    ratio: float
-
-
 class Jobs:
     """The queue, and the one task that works on it."""
 
-    def __init__(self, settings: Settings, store: Store, supervisor: Supervisor, catalog: Catalog) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, supervisor: Supervisor, catalog: Catalog, residency: Residency
+    ) -> None:
         self._settings = settings
         self._store = store
         self._supervisor = supervisor
         self._catalog = catalog
+        self._residency = residency
+        self._neighbours = Neighbours(catalog.list)
+        supervisor.observe_steps(self._neighbours.observe)
         self._queued = asyncio.Event()
         self._news = asyncio.Event()
         self._run: Run | None = None
@@ -93,11 +91,12 @@ class Jobs:
 
     def running(self) -> list[LiveJob]:
         """What runs now, for the metrics."""
-        if self._run is None:
+        run, tick = self._run, self._progress
+        if run is None:
             return []
-        return [
-            LiveJob(id=self._run.job_id, kind=self._run.kind, ratio=self._progress.ratio if self._progress else 0.0)
-        ]
+        if tick is None:
+            return [LiveJob(id=run.job_id, kind=run.kind)]
+        return [LiveJob(id=run.job_id, kind=run.kind, ratio=tick.ratio, rss_bytes=tick.rss_bytes, eta_s=tick.eta_s)]
 
     async def submit(self, spec: JobDocument, idem_key: str | None) -> JobObject:
         """Accept a job; it is on disk when this returns. The same key with the same spec returns the same job.
@@ -121,7 +120,7 @@ class Jobs:
             started=None,
             finished=None,
         )
-        accepted = await self._store.run(_accept, row, refusal)
+        accepted = await self._store.run(accept, row, refusal)
         self._queued.set()
         logger.info("job accepted", extra={"job_id": accepted.id, "variant": spec.variant})
         return self._object(accepted)
@@ -215,7 +214,11 @@ class Jobs:
         if base is None:
             return "base_not_found", f"Base '{spec.base}' was deleted."
         tools = RunTools(
-            settings=self._settings, supervisor=self._supervisor, on_progress=lambda tick: self._tick(row, tick)
+            settings=self._settings,
+            supervisor=self._supervisor,
+            residency=self._residency,
+            neighbours=self._neighbours,
+            on_progress=lambda tick: self._tick(row, tick),
         )
         if isinstance(spec, QuantizeSpec):
             return QuantizeRun(row.id, spec, base, tools)
@@ -259,8 +262,18 @@ class Jobs:
         if replaced is not None:
             for place in ("variants", "quarantine"):
                 await asyncio.to_thread(folders.discard, data_dir / place / replaced, data_dir)
+        await self._measure(variant.id)
 
-    async def _keep_measurement(self, row: JobRow, result: MeasureResult) -> None:
+    async def _measure(self, variant_id: str) -> None:
+        """Queue the measurement of a new variant, if the settings want one and nobody has asked for another already."""
+        try:
+            wanted = measure_of(variant_id, self._catalog, self._settings)
+            if wanted is not None:
+                await self.submit(wanted, None)
+        except ApiError as error:
+            logger.warning("not measured: %s", error.message, extra={"variant": variant_id})
+
+    async def _keep_measurement(self, row: JobRow, result: MeasurementObject) -> None:
         publishing = await self._move(job_rows.begin_publishing, row.id, encode(result))
         await self._store.run(publish.record_measurement, publishing)
         self._tell()
@@ -368,23 +381,6 @@ class Jobs:
         if row is None:
             raise NotFound(f"No job '{job_id[:64]}'; GET /v1/jobs lists all of them.", code="job_not_found")
         return row
-
-
-def _accept(connection: sqlite3.Connection, row: JobRow, refusal: ApiError | None) -> JobRow:
-    """Insert the job, or return the one that was made with its idempotency key."""
-    job_rows.forget_keys_before(connection, row.created - KEY_LIFETIME_S)
-    known = job_rows.select_by_key(connection, row.idem_key) if row.idem_key is not None else None
-    if known is not None:
-        if known.spec_hash != row.spec_hash:
-            raise Conflict("This Idempotency-Key was used with another body.", code="idempotency_mismatch")
-        return known
-    if refusal is not None:
-        raise refusal
-    for other in job_rows.select_open(connection):
-        if other.variant == row.variant:
-            raise Conflict(f"Job '{other.id}' is already at work on '{row.variant}'.", code="job_running")
-    job_rows.insert(connection, row)
-    return publish.note(connection, row)
 
 
 def _log_death(worker: "asyncio.Task[None]") -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from app.core import names
 from app.core.bases import Source
 from app.core.catalog import Catalog
+from app.core.choices import SUFFIX
 from app.core.entries import ECHO, Entry
 from app.core.load_request import LoadRequest
 from app.core.registration import Registration
@@ -109,10 +110,9 @@ class Loader:
             return entry
         if self._settings.enable_echo and model.partition("/")[0] == ECHO:
             return self._catalog.add_echo(names.check_part(model.partition("/")[2] or ECHO, "model"))
-        base_name = model.removesuffix("/auto")
-        base = self._catalog.bases.get(base_name)
+        base = self._catalog.bases.get(model.removesuffix(SUFFIX))
         if base is not None:
-            return base
+            return self._catalog.chosen(base) if model.endswith(SUFFIX) else base
         if names.is_hub_id(model) and self._catalog.bases.get(model.partition("/")[0]) is None:
             hub = Source(hub_id=model, revision=request.revision)
             return self._catalog.bases.find(hub) or hub

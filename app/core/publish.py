@@ -12,13 +12,14 @@ from typing import Final
 
 import msgspec
 
-from app.core.job_documents import MEASURE, QuantizeSpec, encode, job_object, result_of, spec_of
+from app.core.job_documents import MEASURE, SPEED, QuantizeSpec, encode, job_object, result_of, spec_of
 from app.schemas.jobs import JobResultObject
+from app.schemas.reports import MeasurementObject
 from app.store import events, folders, jobs, measurements
 from app.store import variants as variant_rows
 from app.store.jobs import JobRow, JobState
 from app.store.variants import VariantRow
-from workers.protocol.messages import CompressResult, MeasureResult
+from workers.protocol.messages import CompressResult
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +75,18 @@ def record(connection: sqlite3.Connection, job: JobRow) -> tuple[VariantRow, str
 def record_measurement(connection: sqlite3.Connection, job: JobRow) -> None:
     """The transaction that ends a measurement: its numbers, in place of earlier ones, and the job's end."""
     result = result_of(job)
-    assert isinstance(result, MeasureResult), "a publishing job has its result"
+    assert isinstance(result, MeasurementObject), "a publishing job has its result"
     if any(row.id == job.variant for row in variant_rows.select_all(connection)):
-        measurements.put(connection, job.variant, MEASURE, msgspec.structs.asdict(result))
+        for kind, values in ((MEASURE, result.quality), (SPEED, result.speed)):
+            if values is not None:
+                measurements.put(
+                    connection,
+                    job.variant,
+                    kind,
+                    msgspec.to_builtins(values),
+                    device=result.environment.device,
+                    environment=msgspec.to_builtins(result.environment),
+                )
     note(connection, jobs.finish(connection, job.id, JobState.PUBLISHING, JobState.SUCCEEDED))
 
 

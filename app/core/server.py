@@ -2,15 +2,19 @@
 
 import logging
 from collections.abc import Sequence
+from itertools import product
 
 from app.core.autoload import Autoload
 from app.core.catalog import Catalog
+from app.core.job_documents import MEASURE, QUANTIZE
 from app.core.jobs import Jobs
 from app.core.loading import Loader
 from app.core.residency import Residency
 from app.metrics.serving import ServingMetrics
 from app.settings import Settings
+from app.store import jobs as job_rows
 from app.store.database import Store
+from app.store.jobs import JobState
 from app.supervisor.supervisor import Supervisor, Watch
 
 logger = logging.getLogger(__name__)
@@ -34,7 +38,7 @@ class Server:
         self.residency = Residency(settings, self.store, self.catalog, self.metrics)
         self.autoload = Autoload(settings, self.catalog, self.residency, self.metrics)
         self.loader = Loader(settings, self.catalog, self.residency)
-        self.jobs = Jobs(settings, self.store, self.supervisor, self.catalog)
+        self.jobs = Jobs(settings, self.store, self.supervisor, self.catalog, self.residency)
         self.is_draining = False
 
     async def start(self, load: Sequence[str] = ()) -> None:
@@ -54,6 +58,13 @@ class Server:
         self.jobs.start()
         self.residency.start()
         self.load_at_start(load)
+
+    async def count_jobs(self) -> dict[tuple[str, str], int]:
+        """How many jobs there are by kind and state, zeros included."""
+        return {
+            **dict.fromkeys(product((QUANTIZE, MEASURE), JobState), 0),
+            **await self.store.run(job_rows.count),
+        }
 
     def load_at_start(self, models: Sequence[str]) -> None:
         """Load what the operator named, in the background; /readyz says no until all of it is ready."""

@@ -1,10 +1,12 @@
 """What a variant is: its states, the legal moves between them, and the record that the rest of the product sees."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
 
+from app.schemas.reports import Environment, SpeedReport
 from app.supervisor.worker import Worker
 from workers.protocol.messages import Loading, MeasureResult, ModelInfo
 
@@ -65,6 +67,15 @@ class Quality:
     measured: MeasureResult | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """The newest measurement of speed on one device. created: Unix seconds."""
+
+    report: SpeedReport
+    environment: Environment
+    created: float
+
+
 def with_measurement(quality: Quality | None, result: MeasureResult) -> Quality:
     """The quality after a measurement; what was verified before stays."""
     if quality is None:
@@ -81,8 +92,8 @@ class Variant:
     what a load is expected to take; bytes_on_disk: its files, 0 for a cast, which has none of its own; weight_bytes:
     its tensors as they are stored. group_size: weights that share a scale, -1 for an output channel, None where the
     method has no groups. running, waiting: sequences right now. process_bytes: what the worker holds now;
-    measured_bytes: the most that one has held. loading: how far a load is, while there is one. tool_parser,
-    reasoning_parser: what reads calls and thinking in its answers, `auto` by its chat template.
+    measured_bytes: the most that one has held. speeds: by device, as measured. loading: how far a load is, while there
+    is one. tool_parser, reasoning_parser: what reads calls and thinking in its answers, `auto` by its chat template.
     """
 
     id: str
@@ -108,6 +119,7 @@ class Variant:
     quality: Quality | None = None
     loading: Loading | None = None
     weight_bytes: int = 0
+    speeds: Mapping[str, Speed] = field(default_factory=dict)
     group_size: int | None = None
     tool_parser: str = AUTO
     reasoning_parser: str = AUTO

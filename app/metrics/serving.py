@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from app import __version__
 from app.metrics.stamps import RequestStamps
 from app.metrics.vllm_names import alias
 from workers.protocol.messages import FinishReason
@@ -23,6 +24,10 @@ REQUEST_BUCKETS_S: Final = (
     *(0.005, 0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5),
     *(5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0),
 )
+
+
+# What `requests` counts: status and finish_reason.
+_OUTCOMES: Final = (("ok", "stop"), ("ok", "length"), ("error", "error"), ("cancelled", "cancelled"))
 
 
 class EndedChoice(Protocol):
@@ -88,9 +93,24 @@ class ServingMetrics:
         self._evictions = self._counter("evictions", "Idle variants unloaded to make room for another.")
         self._idle_unloads = self._counter("idle_unloads", "Variants unloaded after a time without requests.")
         self._nan_logits = self._counter("nan_logits", "Sequences ended because their logits were not finite.")
+        Info("slimserve_build", "This server.", registry=self.registry).info({"version": __version__})
+        ProcessCollector(registry=self.registry)
+
+    def expect(self, variant_id: str) -> None:
+        """Begin the series of a variant at 0, so that its first request counts for rates, and a silent one is seen."""
+        for histogram in (self._ttft, self._tpot, self._itl, self._e2e, self._queue, self._prefill):
+            histogram.labels(variant_id)
+        for counter in (self._prompt_tokens, self._generation_tokens, self._nan_logits, self._evictions):
+            counter.labels(variant_id)
+        self._idle_unloads.labels(variant_id)
+        self._rejections.labels(variant_id, "queue_full")
+        for status, reason in _OUTCOMES:
+            self._requests.labels(variant_id, status, reason)
+        for outcome in ("ready", "failed"):
+            self._autoloads.labels(variant_id, outcome)
 
     def rejected(self, variant_id: str, reason: str) -> None:
-        """A request was refused at admission; reason is from a closed set: queue_full."""
+        """A request was refused before any work; reason: the code of the error."""
         self._rejections.labels(variant_id, reason).inc()
 
     def nan_logits(self, variant_id: str) -> None:

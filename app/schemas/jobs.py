@@ -6,8 +6,9 @@ from msgspec import Struct
 from pydantic import Field
 
 from app.schemas.body import OwnBody
-from workers.protocol.messages import MeasureResult
+from app.schemas.reports import MeasurementObject
 
+Streams = Annotated[int, Field(ge=1, le=1024)]
 Pattern = Annotated[str, Field(min_length=1, max_length=256)]
 # Ranges and types of options belong to the method; app.core.recipes checks them.
 OptionValue = bool | Annotated[int, Field(ge=-(2**31), le=2**31)] | Annotated[float, Field(ge=-1e9, le=1e9)] | str
@@ -59,9 +60,11 @@ class QuantizeBody(OwnBody):
 
 
 class MeasureBody(OwnBody):
-    """model: a variant. text: "default", a text, or null with a `path` on the server. window, stride: tokens.
+    """model: a variant. quality: perplexity, and the distance to the base; speed: times, memory and bytes.
 
-    kl: also compare with the base, over its `top_k` likeliest tokens and the mass of all others.
+    text: "default", a text, or null with a `path` on the server. window, stride: tokens. kl: also compare with the
+    base, over its `top_k` likeliest tokens and the mass of all others. streams: requests at once, one level each.
+    prompt_tokens, new_tokens: of each timed request.
     """
 
     model: str = Field(min_length=1, max_length=256)
@@ -72,6 +75,11 @@ class MeasureBody(OwnBody):
     max_tokens: int = Field(20_000, ge=2, le=2_000_000)
     kl: bool = True
     top_k: int = Field(128, ge=1, le=4096)
+    quality: bool = True
+    speed: bool = True
+    streams: list[Streams] | None = Field(None, min_length=1, max_length=16)
+    prompt_tokens: int | None = Field(None, ge=1, le=131_072)
+    new_tokens: int | None = Field(None, ge=2, le=131_072)
     device: str | None = Field(None, pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")
 
 
@@ -147,4 +155,4 @@ class JobObject(Struct, frozen=True, kw_only=True):
     created: float
     started: float | None
     finished: float | None
-    result: JobResultObject | MeasureResult | None
+    result: JobResultObject | MeasurementObject | None

@@ -1,6 +1,6 @@
 """Variants and bases as clients see them."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct
 
@@ -71,18 +71,3 @@ class BaseObject(Struct, frozen=True, kw_only=True):
     num_parameters: int
     max_model_len: int
     created: int
-
-
-class ReportObject(Struct, frozen=True, kw_only=True):
-    """Measured numbers of one kind about one variant: `verification` before it was published, or `measure`."""
-
-    variant: str
-    object: Literal["report"] = "report"
-    kind: str
-    base: str
-    method: str
-    format: str
-    bits: int
-    bytes_on_disk: int
-    created: float
-    values: dict[str, Any]

@@ -82,6 +82,12 @@ def select_open(connection: sqlite3.Connection) -> list[JobRow]:
     return [_row(row) for row in connection.execute(query)]
 
 
+def count(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
+    """How many there are, by kind and state; what there is none of is left out."""
+    rows = connection.execute("SELECT kind, state, COUNT(*) FROM jobs GROUP BY kind, state")
+    return {(kind, state): number for kind, state, number in rows}
+
+
 def select_one(connection: sqlite3.Connection, job_id: str) -> JobRow | None:
     """The job of this id."""
     row = connection.execute(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchone()

@@ -79,6 +79,28 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         PRIMARY KEY (variant, device)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE measurements_by_device (
+        variant TEXT NOT NULL REFERENCES variants(id) ON DELETE CASCADE,
+        kind TEXT NOT NULL,
+        device TEXT NOT NULL,
+        environment_json TEXT NOT NULL,
+        values_json TEXT NOT NULL,
+        created REAL NOT NULL,
+        PRIMARY KEY (variant, kind, device)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO measurements_by_device
+        SELECT variant, kind, COALESCE(json_extract(values_json, '$.device'), ''), '{}', values_json, created
+        FROM measurements;
+    DROP TABLE measurements;
+    ALTER TABLE measurements_by_device RENAME TO measurements;
+
+    CREATE TABLE choices (
+        base TEXT PRIMARY KEY REFERENCES bases(name) ON DELETE CASCADE,
+        constraints_json TEXT NOT NULL,
+        created REAL NOT NULL
+    ) STRICT;
+    """,
 )
 
 

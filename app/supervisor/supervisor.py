@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from app.supervisor.job import JobProcess, ProgressObserver
 from app.supervisor.restart import RestartPolicy
-from app.supervisor.worker import EndObserver, StepObserver, Worker
+from app.supervisor.worker import StepObserver, Worker, WorkerObserver
 from workers.protocol.messages import Step
 from workers.protocol.specs import JobSpec, ServeSpec
 
@@ -42,17 +42,22 @@ class Supervisor:
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self.ticked_at_s = time.monotonic()
+        self._ready_observers: list[WorkerObserver] = []
         self._step_observers: list[StepObserver] = []
-        self._end_observers: list[EndObserver] = []
+        self._end_observers: list[WorkerObserver] = []
         self._workers: list[Worker] = []
         self._jobs: list[JobProcess] = []
         self._ticking: asyncio.Task[None] | None = None
+
+    def observe_readiness(self, observer: WorkerObserver) -> None:
+        """Call observer(variant_id) whenever a worker can take requests, before it gets any."""
+        self._ready_observers.append(observer)
 
     def observe_steps(self, observer: StepObserver) -> None:
         """Call observer(variant_id, step) for every step of every worker, on the event loop."""
         self._step_observers.append(observer)
 
-    def observe_ends(self, observer: EndObserver) -> None:
+    def observe_ends(self, observer: WorkerObserver) -> None:
         """Call observer(variant_id) whenever a worker has gone: after its last step, before its successor starts."""
         self._end_observers.append(observer)
 
@@ -68,7 +73,7 @@ class Supervisor:
 
     async def start_worker(self, spec: ServeSpec) -> Worker:
         """Fork a serving process for this spec; it is loading when this returns."""
-        worker = Worker(spec.variant, self._step, self._ended)
+        worker = Worker(spec.variant, self._is_ready, self._step, self._ended)
         await worker.start(spec, faults=self.watch.faults)
         self._workers = [*_alive(self._workers), worker]
         return worker
@@ -79,6 +84,10 @@ class Supervisor:
         await job.start(spec, faults=self.watch.faults)
         self._jobs = [*_alive(self._jobs), job]
         return job
+
+    def _is_ready(self, variant_id: str) -> None:
+        for observer in self._ready_observers:
+            observer(variant_id)
 
     def _step(self, variant_id: str, step: Step) -> None:
         for observer in self._step_observers:

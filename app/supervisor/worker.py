@@ -33,7 +33,8 @@ STACK_DUMP_S: Final = 0.3
 STDERR_LINES_LOGGED: Final = 40
 
 StepObserver = Callable[[str, Step], None]
-EndObserver = Callable[[str], None]
+# Called with the id of the variant whose worker it is.
+WorkerObserver = Callable[[str], None]
 
 
 class LoadFailed(Exception):
@@ -48,12 +49,15 @@ class LoadFailed(Exception):
 class Worker:
     """One process that serves one variant, from its start to its end. A restart is a new Worker."""
 
-    def __init__(self, variant_id: str, on_step: StepObserver, on_end: EndObserver) -> None:
+    def __init__(
+        self, variant_id: str, on_ready: WorkerObserver, on_step: StepObserver, on_end: WorkerObserver
+    ) -> None:
         self.variant_id = variant_id
         self.stats = StepStats()
         self.loading: Loading | None = None
         self.last_step_at_s = time.monotonic()
         self.gone_reason = ""
+        self._on_ready = on_ready
         self._on_step = on_step
         self._on_end = on_end
         self._streams: dict[str, Stream] = {}
@@ -179,6 +183,7 @@ class Worker:
             case Ready():
                 if not self._ready.done():
                     self._ready.set_result(message.info)
+                    self._on_ready(self.variant_id)
             case Failed():
                 if not self._ready.done():
                     self._ready.set_exception(LoadFailed(message.code, message.message))

@@ -155,17 +155,39 @@ def test_measured_and_exported_variant(run: Run, served: str, tmp_path: Path) ->
     made = run(["quantize", variant.partition("/")[0], "--name", "exported"])
     assert made.exit_code == 0, made.output
 
-    measured = run(["measure", variant, "--max-tokens", "300", "--json"])
+    measured = run(["measure", variant, "--max-tokens", "300", "--streams", "2", "--new-tokens", "4", "--json"])
+    compared = run(["compare", variant.partition("/")[0], "--format", "json"])
+    advised = run(["recommend", variant.partition("/")[0], "--max-kl", "0.05", "--streams", "2"])
     exported = run(["export", variant, str(tmp_path / "out")])
     again = run(["export", variant, str(tmp_path / "out")])
 
     assert measured.exit_code == 0, measured.output
-    assert 0 < json.loads(measured.stdout)["kl_mean"] < 0.05
+    found = json.loads(measured.stdout)
+    assert 0 < found["quality"]["kl_mean"] < 0.05
+    assert found["speed"]["levels"][0]["tokens_per_s"] > 0
+    (row,) = [one for one in json.loads(compared.stdout)["data"] if one["variant"] == variant]
+    assert row["kl_mean"] == found["quality"]["kl_mean"]
+    assert row["levels"][0]["tokens_per_s"] == found["speed"]["levels"][0]["tokens_per_s"]
+    assert advised.exit_code == 0, advised.output
+    assert f"1. {variant} (Pareto)" in advised.stdout
     assert exported.exit_code == 0, exported.output
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"manifest.json", *manifest["files"]}
     assert again.exit_code == 2
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_compare_shows_table_and_answers_of_the_loaded_variant(run: Run, served: str) -> None:
+    base = served.partition("/")[0]
+
+    shown = run(["compare", base])
+    answered = run(["compare", base, "--prompt", "Once upon a time", "--variant", served, "--max-tokens", "5"])
+
+    assert shown.exit_code == 0, shown.output
+    assert f"*  {served}" in shown.stdout
+    assert "KL" in shown.stdout
+    assert answered.exit_code == 0, answered.output
+    assert f"{served}: 5 tokens; mean log-probability -" in answered.stdout
 
 
 def test_bad_option_is_refused_before_anything_runs(run: Run, served: str) -> None:

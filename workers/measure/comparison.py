@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from workers.checkpoint.load import load_model
-from workers.device import resolve_device
+from workers.device import device_name, resolve_device
 from workers.formats.swap import kernels
 from workers.measure.base_scores import base_logits
 from workers.measure.intervals import BLOCK_TOKENS, mean_interval
@@ -169,6 +169,7 @@ class Measurement:
             block_tokens=BLOCK_TOKENS,
             text_sha256=hashlib.sha256(self._token_ids.to(torch.int32).numpy().tobytes()).hexdigest(),
             device=str(self._device),
+            device_name=device_name(self._device),
             kernel=self._kernel,
         )
         if reference is None or scores.kl is None or scores.reverse_kl is None or scores.agrees is None:

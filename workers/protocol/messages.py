@@ -139,7 +139,10 @@ class SequenceUpdate(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class StepStats(Struct, frozen=True, kw_only=True):
-    """The engine after one step; counts are of sequences, `*_tokens` of this step, `*_total` since the start."""
+    """The engine after one step; counts are of sequences, `*_tokens` of this step, `*_total` since the start.
+
+    process_bytes, peak_bytes: what the process holds, and the most that it has held, the load included.
+    """
 
     num_running: int = 0
     num_waiting: int = 0
@@ -150,6 +153,7 @@ class StepStats(Struct, frozen=True, kw_only=True):
     preemptions_total: int = 0
     prefix_hit_tokens_total: int = 0
     process_bytes: int = 0
+    peak_bytes: int = 0
 
 
 class Step(Struct, frozen=True, kw_only=True, tag=True):
@@ -170,7 +174,7 @@ class StartJob(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class JobProgress(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
-    """One step forward of a job. `done` of `total`: layers, bytes or tokens, as the phase counts.
+    """One step forward of a job. `done` of `total`: layers, bytes, tokens or requests, as the phase counts.
 
     module: what was just compressed, in `seconds`, or the tensor that was just copied. layer: of the `num_layers` that
     the decoder has, the one that the module is in, counted from 0. error_after: relative error that the module was left
@@ -277,7 +281,21 @@ class MeasureResult(Struct, frozen=True, kw_only=True):
     reference_cached: bool | None = None
     text_sha256: str = ""
     device: str = ""
+    device_name: str = ""
     kernel: str = ""
+
+
+class ProbeResult(Struct, frozen=True, kw_only=True):
+    """Result of a `ProbeSpec`. read_bytes_per_s: of a sum over a buffer larger than the caches. uuid, cuda: of a GPU,
+    as the driver names it, and the CUDA version that torch was built for; empty on a CPU.
+    """
+
+    device: str
+    device_name: str
+    read_bytes_per_s: float
+    num_threads: int
+    uuid: str = ""
+    cuda: str = ""
 
 
 class JobDone(Struct, frozen=True, kw_only=True, tag=True):
@@ -287,6 +305,7 @@ class JobDone(Struct, frozen=True, kw_only=True, tag=True):
     compressed: CompressResult | None = None
     verified: VerifyResult | None = None
     measured: MeasureResult | None = None
+    probed: ProbeResult | None = None
 
 
 ToWorker = StartServing | Generate | Cancel | Stop

@@ -176,4 +176,11 @@ class MeasureSpec(Struct, frozen=True, kw_only=True, tag=True):
     num_threads: int | None = None
 
 
-JobSpec = InspectSpec | CompressSpec | VerifySpec | MeasureSpec
+class ProbeSpec(Struct, frozen=True, kw_only=True, tag=True):
+    """Measure how fast a device reads its memory, with as many threads as a worker has."""
+
+    device: str = "auto"
+    num_threads: int | None = None
+
+
+JobSpec = InspectSpec | CompressSpec | VerifySpec | MeasureSpec | ProbeSpec

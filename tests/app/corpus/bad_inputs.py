@@ -229,7 +229,6 @@ SAMPLING = [
     Case("B98-functions", chat(functions=[{"name": "f"}]), 400, "unsupported_parameter", "functions"),
     Case("B98-prediction", chat(prediction={"type": "content"}), 400, "unsupported_parameter", "prediction"),
     Case("B98-web-search", chat(web_search_options={"a": 1}), 400, "unsupported_parameter", "web_search_options"),
-    Case("B98-functions", chat(functions=[{}]), 400, "unsupported_parameter", "functions"),
     Case("tool-without-type", chat(tools=[{}]), 400, "missing_required_parameter", "tools[0].type"),
     Case("tool-choice-without-tools", chat(tool_choice="required"), 400, "invalid_value", "tool_choice"),
     Case(

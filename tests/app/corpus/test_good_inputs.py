@@ -143,6 +143,7 @@ def test_several_prompts_are_scored_apart(server: Server) -> None:
         "completion_tokens": 0,
         "total_tokens": 9,
         "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 

@@ -1,7 +1,8 @@
 """Gauges that are looked up at every scrape."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from app.core.variants import VariantState
 from app.metrics.live import LiveMetrics
 from app.metrics.serving import ServingMetrics
 from workers.protocol.messages import ModelInfo, Step, StepStats
@@ -13,6 +14,7 @@ class Variant:
 
     id: str
     info: ModelInfo | None
+    state: VariantState = VariantState.READY
     base: str = "a"
     method: str = "int8"
     format: str = "int8"
@@ -47,6 +49,10 @@ def loaded(variant_id: str) -> Variant:
     return Variant(variant_id, info)
 
 
+def live_metrics(variants: list[Variant]) -> LiveMetrics:
+    return LiveMetrics(lambda: variants, list, lambda variant_id: {"a/int8": 5}.get(variant_id, 0))
+
+
 def step(num_running: int) -> Step:
     stats = StepStats(num_running=num_running, num_waiting=2, kv_usage_ratio=0.5, process_bytes=2000)
     return Step(step=1, updates=[], stats=stats)
@@ -54,7 +60,7 @@ def step(num_running: int) -> Step:
 
 def test_newest_step_of_each_worker_is_shown_until_the_worker_has_gone() -> None:
     variants = [loaded("a/int8"), loaded("a/nf4")]
-    live, metrics = LiveMetrics(lambda: variants, list), ServingMetrics()
+    live, metrics = live_metrics(variants), ServingMetrics()
     metrics.add_collector(live)
     for variant in variants:
         live.observe_step(variant.id, step(3))
@@ -76,7 +82,7 @@ def test_newest_step_of_each_worker_is_shown_until_the_worker_has_gone() -> None
 def test_what_was_measured_of_a_variant_is_shown_and_nothing_else() -> None:
     measured = Variant("a/gptq", None, group_size=128, kl_mean=0.25, top1_agreement=0.5, perplexity=8.0)
     metrics = ServingMetrics()
-    metrics.add_collector(LiveMetrics(lambda: [measured, Variant("a/fp32", None)], list))
+    metrics.add_collector(live_metrics([measured, Variant("a/fp32", None)]))
 
     text = metrics.exposition().decode()
 
@@ -89,7 +95,7 @@ def test_what_was_measured_of_a_variant_is_shown_and_nothing_else() -> None:
 
 
 def test_gauges_have_vllm_s_names_too_if_asked_for() -> None:
-    live, metrics = LiveMetrics(lambda: [loaded("a/int8")], list), ServingMetrics(has_vllm_names=True)
+    live, metrics = live_metrics([loaded("a/int8")]), ServingMetrics(has_vllm_names=True)
     metrics.add_collector(live)
     live.observe_step("a/int8", step(3))
 
@@ -99,3 +105,28 @@ def test_gauges_have_vllm_s_names_too_if_asked_for() -> None:
     assert 'vllm:num_requests_waiting{model_name="a/int8"} 2.0' in lines
     assert 'vllm:kv_cache_usage_perc{model_name="a/int8"} 0.5' in lines
     assert 'slimserve_requests_running{variant="a/int8"} 3.0' in lines
+
+
+def test_worker_that_crashed_holds_no_memory_and_its_variant_is_not_ready() -> None:
+    crashed = replace(loaded("a/int8"), state=VariantState.RESTARTING, restarts=1)
+    metrics = ServingMetrics()
+    metrics.add_collector(live_metrics([crashed, loaded("a/nf4")]))
+
+    text = metrics.exposition().decode()
+
+    assert "slimserve_memory_bytes{" in text
+    assert 'kind="weights",variant="a/nf4"' in text
+    assert 'kind="weights",variant="a/int8"' not in text
+    assert 'slimserve_variant_state{state="restarting",variant="a/int8"} 1.0' in text
+    assert 'slimserve_variant_state{state="ready",variant="a/int8"} 0.0' in text
+    assert 'slimserve_worker_restarts_total{variant="a/int8"} 1.0' in text
+
+
+def test_requests_that_a_hung_worker_does_not_tell_of_are_in_flight() -> None:
+    metrics = ServingMetrics()
+    metrics.add_collector(live_metrics([loaded("a/int8")]))
+
+    text = metrics.exposition().decode()
+
+    assert 'slimserve_requests_running{variant="a/int8"} 0.0' in text
+    assert 'slimserve_requests_in_flight{variant="a/int8"} 5.0' in text

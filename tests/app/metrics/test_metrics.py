@@ -126,3 +126,23 @@ def test_buckets_are_those_of_the_metrics_page() -> None:
     tokens = "0.001 0.002 0.004 0.006 0.008 0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1.0 2.5 5.0 10.0 +Inf"
     assert bounds("time_to_first_token") == seconds
     assert bounds("time_per_output_token") == bounds("inter_token_latency") == tokens
+
+
+def test_series_of_a_variant_begin_at_zero_before_its_first_request() -> None:
+    metrics = ServingMetrics()
+
+    metrics.expect("a/fp32")
+
+    lines = metrics.exposition().decode().splitlines()
+    assert 'slimserve_requests_total{finish_reason="error",status="error",variant="a/fp32"} 0.0' in lines
+    assert 'slimserve_time_to_first_token_seconds_count{variant="a/fp32"} 0.0' in lines
+    assert 'slimserve_admission_rejections_total{reason="queue_full",variant="a/fp32"} 0.0' in lines
+
+
+def test_series_that_have_begun_keep_their_numbers_when_the_worker_is_restarted() -> None:
+    metrics = ServingMetrics()
+    metrics.ended("a/fp32", "ok", Ended())
+
+    metrics.expect("a/fp32")
+
+    assert 'slimserve_generation_tokens_total{variant="a/fp32"} 5.0' in metrics.exposition().decode()

@@ -7,13 +7,16 @@ from pydantic import BaseModel, ValidationError
 
 from app.api.validation import to_invalid_request
 from app.schemas.chat import ChatRequest
+from app.schemas.comparison import CompareGenerateBody, ConstraintsBody
 from app.schemas.completions import CompletionRequest
 from app.schemas.generate import GenerateRequest
+from app.schemas.jobs import MeasureBody
 from app.schemas.tokenize import TokenizeRequest
 from workers.protocol.specs import Grammar
 
 USER = {"role": "user", "content": "hi"}
 CHAT = {"model": "a", "messages": [USER]}
+OWN = (CompareGenerateBody, ConstraintsBody, MeasureBody)
 ONE_PART = [{"type": "text", "text": "hi"}]
 
 JSON_SCHEMA = "response_format.json_schema"
@@ -172,6 +175,22 @@ def test_our_own_body_refuses_what_it_does_not_know() -> None:
     assert said(TokenizeRequest, {"model": "a", "prompt": "x", "messages": [USER]}) == ("invalid_value", "messages")
 
 
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        ({"prompt": "x"}, "missing_required_parameter", "base"),
+        ({"base": "a", "variants": ["a/b"], "prompt": "x"}, "invalid_value", "variants"),
+        ({"base": "a"}, "missing_required_parameter", "prompt"),
+        ({"base": "a", "prompt": "x", "messages": [USER]}, "invalid_value", "messages"),
+        ({"variants": [], "prompt": "x"}, "empty_array", "variants"),
+        ({"base": "a", "prompt": "x", "n": 2}, "unknown_parameter", "n"),
+    ],
+    ids=["no-base", "base-and-variants", "no-prompt", "prompt-and-messages", "no-variants", "unknown"],
+)
+def test_comparison_wants_one_base_and_one_prompt(body: dict[str, Any], code: str, param: str) -> None:
+    assert said(CompareGenerateBody, body) == (code, param)
+
+
 def test_openai_body_names_what_it_does_not_know() -> None:
     body = ChatRequest.model_validate({**CHAT, "foo": 1, "user": "me"})
 
@@ -199,7 +218,7 @@ def numbers(schema: Any) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("model", [ChatRequest, CompletionRequest, GenerateRequest, TokenizeRequest])
+@pytest.mark.parametrize("model", [ChatRequest, CompletionRequest, GenerateRequest, TokenizeRequest, *OWN])
 def test_every_number_has_a_lower_and_an_upper_bound(model: type[BaseModel]) -> None:
     for number in numbers(model.model_json_schema()):
         assert number.keys() & {"minimum", "exclusiveMinimum"}, number

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.store import bases, events, jobs, measurements, variants
+from app.store import bases, choices, events, jobs, measurements, variants
 from app.store.bases import BaseRow
 from app.store.database import DatabaseDamaged, Store
 from app.store.jobs import JobRow, JobState, StaleJob
@@ -164,6 +164,51 @@ async def test_later_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
 
     with pytest.raises(SchemaTooNew):
         await Store(tmp_path).open()
+
+
+async def test_measurements_of_an_earlier_schema_keep_their_numbers_and_get_their_device(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "slimserve.db")
+    for script in MIGRATIONS[:2]:
+        connection.executescript(script)
+    connection.execute("PRAGMA user_version = 2")
+    bases.insert(connection, BASE)
+    variants.insert(connection, VARIANT)
+    for kind, values in (("verification", '{"kl_mean":0.5}'), ("measure", '{"device":"cuda:0","perplexity":2}')):
+        connection.execute("INSERT INTO measurements VALUES (?, ?, ?, 7)", (VARIANT.id, kind, values))
+    connection.commit()
+    connection.close()
+
+    store = Store(tmp_path)
+    await store.open()
+    rows = await store.run(measurements.select_all)
+    await store.close()
+
+    assert {(row.kind, row.device, row.created) for row in rows} == {("verification", "", 7), ("measure", "cuda:0", 7)}
+    assert {row.kind: row.values for row in rows}["verification"] == {"kl_mean": 0.5}
+    assert all(row.environment == {} for row in rows)
+
+
+async def test_measurements_of_two_devices_stand_side_by_side(store: Store) -> None:
+    await store.run(bases.insert, BASE)
+    await store.run(variants.insert, VARIANT)
+
+    for device, value in (("cpu", 1), ("cuda:0", 2), ("cpu", 3)):
+        await store.run(measurements.put, VARIANT.id, "speed", {"x": value}, device=device)
+
+    rows = await store.run(measurements.select_all)
+    assert {row.device: row.values["x"] for row in rows} == {"cpu": 3, "cuda:0": 2}
+
+
+async def test_constraints_of_a_base_are_replaced_and_go_with_the_base(store: Store) -> None:
+    await store.run(bases.insert, BASE)
+    await store.run(choices.put, BASE.name, {"max_kl": 0.1})
+    await store.run(choices.put, BASE.name, {"max_kl": 0.2})
+    stored = await store.run(choices.select_all)
+
+    await store.run(bases.delete, BASE.name)
+
+    assert stored == {BASE.name: {"max_kl": 0.2}}
+    assert await store.run(choices.select_all) == {}
 
 
 async def test_move_from_the_wrong_state_hits_nothing(store: Store) -> None:

@@ -1,0 +1,130 @@
+"""The variants of a base side by side: what is known of each on one device, and what is not."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from app.core import fit
+from app.core.ranking import Candidate, LevelSpeed, objectives, pareto_set
+from app.core.variants import Quality, Speed, Variant, VariantState
+from app.schemas.comparison import ComparisonObject, ComparisonRow, LevelRow
+from app.store.bases import BaseRow
+
+# How a variant's distance to its base is known.
+MEASURED: Final = "measured"
+VERIFIED: Final = "verified"
+IS_BASE: Final = "is the base"
+
+
+class Comparison:
+    """The variants of one base, oldest first. device: as reports name it; quarantined variants are not compared."""
+
+    def __init__(self, base: BaseRow, variants: Sequence[Variant], default_device: str, device: str | None) -> None:
+        self.base = base
+        self.variants = [one for one in variants if one.state is not VariantState.QUARANTINED]
+        self.default_dtype = fit.auto_dtype(base.info.dtype, default_device)
+        self.device = device if device is not None else self._newest_device()
+
+    def candidates(self) -> list[Candidate]:
+        """What ranking needs of each."""
+        return [self.candidate(one) for one in self.variants]
+
+    def candidate(self, variant: Variant) -> Candidate:
+        """One variant's numbers."""
+        speed = self._speed(variant)
+        peak_bytes = None if speed is None else speed.report.peak_bytes
+        return Candidate(
+            variant=variant.id,
+            method=variant.method,
+            bits=variant.bits,
+            weight_bytes=variant.weight_bytes,
+            memory_bytes=variant.estimated_bytes if peak_bytes is None else peak_bytes,
+            is_memory_measured=peak_bytes is not None,
+            kl=self._distance(variant)[0],
+            perplexity_increase=_increase(variant.quality, is_base=self.is_reference(variant)),
+            speeds={}
+            if speed is None
+            else {
+                level.streams: LevelSpeed(tokens_per_s=level.tokens_per_s, ttft_ms=level.ttft_ms.p50)
+                for level in speed.report.levels
+            },
+        )
+
+    def is_reference(self, variant: Variant) -> bool:
+        """True for what the others are compared with: the base in the type in which it is loaded by default."""
+        return variant.kind == "cast" and variant.method == self.default_dtype
+
+    def answer(self, streams: int) -> ComparisonObject:
+        """All of it, as clients see it. streams: at which the speed counts for the Pareto set."""
+        candidates = self.candidates()
+        members = pareto_set(candidates, streams)
+        return ComparisonObject(
+            base=self.base.name,
+            device=self.device,
+            streams=streams,
+            objectives=list(objectives(candidates, streams)),
+            pareto=[one.id for one in self.variants if members[one.id]],
+            data=[self._row(one, members[one.id]) for one in self.variants],
+        )
+
+    def _row(self, variant: Variant, is_pareto: bool | None) -> ComparisonRow:
+        speed, (kl, source) = self._speed(variant), self._distance(variant)
+        report = None if speed is None else speed.report
+        quality = None if variant.quality is None else variant.quality.measured
+        missing = ["quality"] if quality is None else []
+        return ComparisonRow(
+            variant=variant.id,
+            method=variant.method,
+            format=variant.format,
+            bits=variant.bits,
+            state=variant.state,
+            is_pareto=is_pareto,
+            weight_bytes=variant.weight_bytes,
+            bits_per_weight=8 * variant.weight_bytes / variant.num_parameters,
+            bytes_on_disk=variant.bytes_on_disk or sum(size for size, _ in self.base.info.files.values()),
+            peak_bytes=None if report is None else report.peak_bytes,
+            load_s=None if report is None else report.load_s,
+            perplexity=None if quality is None else quality.perplexity,
+            perplexity_interval=None if quality is None else quality.perplexity_interval,
+            kl_mean=kl,
+            kl_mean_interval=None if quality is None else quality.kl_mean_interval,
+            kl_source=source,
+            top1_agreement=_agreement(variant.quality, is_base=self.is_reference(variant)),
+            levels=[] if report is None else [LevelRow.of(level) for level in report.levels],
+            x_of_floor=None if report is None else report.x_of_floor,
+            neighbours=[] if report is None else [one.variant for one in report.neighbours],
+            measured=None if speed is None else speed.created,
+            missing=[*missing, *(["speed"] if speed is None else [])],
+        )
+
+    def _speed(self, variant: Variant) -> Speed | None:
+        return variant.speeds.get(self.device)
+
+    def _distance(self, variant: Variant) -> tuple[float | None, str | None]:
+        """KL to the base, and how it is known."""
+        quality = variant.quality
+        if quality is not None and quality.measured is not None and quality.measured.kl_mean is not None:
+            return quality.measured.kl_mean, MEASURED
+        if self.is_reference(variant):
+            return 0.0, IS_BASE
+        return (None, None) if quality is None or quality.kl_mean is None else (quality.kl_mean, VERIFIED)
+
+    def _newest_device(self) -> str:
+        newest = max(
+            ((speed.created, device) for one in self.variants for device, speed in one.speeds.items()), default=None
+        )
+        return newest[1] if newest is not None else ""
+
+
+def _increase(quality: Quality | None, *, is_base: bool) -> float | None:
+    measured = None if quality is None else quality.measured
+    if measured is not None and measured.base_perplexity is not None:
+        return measured.perplexity / measured.base_perplexity - 1
+    return 0.0 if is_base else None
+
+
+def _agreement(quality: Quality | None, *, is_base: bool) -> float | None:
+    if quality is not None and quality.measured is not None and quality.measured.top1_agreement is not None:
+        return quality.measured.top1_agreement
+    if quality is not None and quality.top1_agreement is not None:
+        return quality.top1_agreement
+    return 1.0 if is_base else None
