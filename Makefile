@@ -55,6 +55,10 @@ dashboards: $(DEVELOPMENT) ## Write the Grafana dashboards from scripts/dashboar
 interop: ## Exchange files with the libraries that define them, vLLM too (7 GB in .venv-interop, -llmcompressor, -vllm).
 	@sh scripts/interop.sh .venv-interop .venv-llmcompressor .venv-vllm $(PYTEST_ARGS)
 
+.PHONY: clients
+clients: $(DEVELOPMENT) ## Drive a server with the packages that people use, openai to aiperf (4 GB in .venv-clients).
+	@sh scripts/clients.sh $(VENV) .venv-clients .venv-vllm $(PYTEST_ARGS)
+
 .PHONY: check
 check: $(DEVELOPMENT) ## Lint, formatting, types, import directions, changelog.
 	@echo "check: ruff check"
@@ -93,4 +97,4 @@ docker-lint: $(DEVELOPMENT) ## Lint the Dockerfiles; where docker compose is ins
 
 .PHONY: clean
 clean: stop ## Stop the demo and remove its data, the environment and every cache.
-	rm -rf $(VENV) .venv-interop .venv-llmcompressor .venv-vllm .run .prometheus .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .venv-interop .venv-llmcompressor .venv-vllm .venv-clients .run .prometheus .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage build dist

@@ -29,7 +29,7 @@ from app.api import (
 )
 from app.api.guard import Guard
 from app.api.handlers import install_handlers
-from app.api.openapi import describe_bodies
+from app.api.openapi import describe_routes
 from app.api.variant_prefix import VariantPrefix
 from app.core.generation import Generation
 from app.core.renderer import Renderer
@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     install_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
-    describe_bodies(app, [route for router in ROUTERS for route in router.routes])
+    describe_routes(app, [route for router in ROUTERS for route in router.routes])
     return app
 
 

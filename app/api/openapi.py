@@ -1,4 +1,7 @@
-"""What /openapi.json says of request bodies: routes read their bytes themselves, so FastAPI cannot know the schemas."""
+"""What /openapi.json says of request bodies: routes read their bytes themselves, so FastAPI cannot know the schemas.
+
+What it says of statuses: statuses.py.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,18 +13,21 @@ from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
 from app.api.body import JsonBody
+from app.api.statuses import add_statuses
 
 _REF = "#/components/schemas/{model}"
 
 
-def describe_bodies(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
-    """Give the application's OpenAPI document the schema of every body that a JsonBody of these routes reads."""
+def describe_routes(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Give the application's OpenAPI document the schema of every body that these routes read, and their statuses."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         # FastAPI keeps the first document and gives the same one again.
         if app.openapi_schema is None:
-            _add_bodies(generate(), routes)
+            document = generate()
+            _add_bodies(document, routes)
+            add_statuses(document)
         return generate()
 
     app.openapi = openapi  # type: ignore[method-assign]

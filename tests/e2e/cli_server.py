@@ -55,13 +55,21 @@ def environment_without_settings() -> dict[str, str]:
 
 
 @contextmanager
-def running_server(folder: Path) -> Iterator[CliServer]:
-    """A server that serves the embedded model, ready, with its state below the folder."""
+def running_server(folder: Path, *, python: str = sys.executable, **settings: str) -> Iterator[CliServer]:
+    """A server that serves the embedded model, ready, with its state below the folder.
+
+    python: an interpreter that has slimserve. settings: environment variables.
+    """
     log = folder / "server.log"
-    command = [sys.executable, "-m", "app", "serve", "--port", "0", "--data-dir", str(folder / "data")]
+    command = [python, "-m", "app", "serve", "--port", "0", "--data-dir", str(folder / "data")]
     with log.open("wb") as output:
         process = psutil.Popen(
-            command, cwd=ROOT, env=environment_without_settings(), stdout=subprocess.PIPE, stderr=output, text=True
+            command,
+            cwd=ROOT,
+            env=environment_without_settings() | settings,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            text=True,
         )
     try:
         url = _announced_url(process, log)

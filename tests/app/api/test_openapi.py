@@ -54,5 +54,15 @@ def _references(part: object) -> list[str]:
     return []
 
 
+def test_every_operation_tells_how_it_can_fail(application: FastAPI) -> None:
+    document = application.openapi()
+
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    assert all({"400", "401", "403", "429", "500"} <= set(operation["responses"]) for operation in operations)
+    assert not any("422" in operation["responses"] for operation in operations)
+    assert "202" in document["paths"]["/v1/quantize"]["post"]["responses"]
+    assert {"404", "409", "413", "415", "503", "507"} <= set(document["paths"]["/v1/load"]["post"]["responses"])
+
+
 def test_document_is_made_once(application: FastAPI, tmp_path: Path) -> None:
     assert application.openapi() is application.openapi()
