@@ -74,7 +74,7 @@ class SensitivityJob:
             for index in range(num_layers):
                 if index >= self.staged.num_finished:
                     self.staged.save({}, {"units": self._measure(index, windows, outputs)})
-                self._tell(index + 1)
+                    self._tell(index + 1)
                 if index + 1 < num_layers:
                     with self.walk.layer(index):
                         self.heldout.advance(index, windows)

@@ -152,9 +152,10 @@ def parse_method(name: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def num_bits_of(recipe: Recipe) -> int:
-    """Bits of a stored weight, without its scales; of `auto`, the fewest that it may choose."""
+    """Bits of a stored weight, without its scales; of `auto`, the most that all linears can have within `bits`."""
     if isinstance(recipe, AutoRecipe):
-        return min(recipe.candidate_bits)
+        within = [one for one in recipe.candidate_bits if one <= (recipe.bits or 0)]
+        return max(within, default=min(recipe.candidate_bits))
     if isinstance(recipe, RtnRecipe | GptqRecipe | AwqRecipe):
         return recipe.num_bits
     if isinstance(recipe, Nf4Recipe | Fp4Recipe):
