@@ -183,7 +183,7 @@ def test_bits_chosen_within_a_budget(run: Run, served: str) -> None:
 
     shown = run(["jobs", "--json"])
 
-    (job,) = [one for one in json.loads(shown.stdout)["data"] if one["method"] == "auto"]
+    (job,) = [one for one in json.loads(shown.stdout) if one["method"] == "auto"]
     assert job["variant"] == f"{base}/auto-3.75bits-g32"
     assert {one["num_bits"] for one in job["result"]["allocation"]} == {3, 8}
     assert job["result"]["trials"][0]["kl_mean"] == min(one["kl_mean"] for one in job["result"]["trials"])

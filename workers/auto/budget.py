@@ -17,6 +17,8 @@ from workers.protocol.recipes import AutoRecipe, GptqRecipe
 
 # Leaves linears as they are.
 WHOLE: Final = 16
+# Two 64-bit numbers.
+_SHAPE_BYTES: Final = 16
 
 
 def gptq_recipes(recipe: AutoRecipe) -> dict[int, GptqRecipe]:
@@ -69,12 +71,14 @@ def read_sizes(headers: CheckpointHeaders, plan: CompressionPlan, layout: Layout
         for piece in compressed_pieces(headers, uniform_plan(plan, gptq), layout, torch.device("cpu"), {}):
             if piece.unit in modules:
                 modules[piece.unit][num_bits] = sum(tensor.num_bytes for tensor in piece.planned())
+    # A matrix's shape, which the layout keeps, is no bit of a weight: 4 bits in groups of 128 are to be 4.125.
+    shape_bytes = len(modules) * _SHAPE_BYTES
     kept_bytes = headers.weight_bytes - sum(own[WHOLE] for own in modules.values())
     num_weights = sum(headers.tensors[name].shape[0] * headers.tensors[name].shape[1] for name in plan.targets)
     max_bytes = recipe.max_bytes
     if max_bytes is None:
         assert recipe.bits is not None
-        max_bytes = kept_bytes + int(recipe.bits * num_weights / 8)
+        max_bytes = kept_bytes + int(recipe.bits * num_weights / 8) + shape_bytes
     sizes = Sizes(modules=modules, kept_bytes=kept_bytes, max_bytes=max_bytes, num_weights=num_weights)
     _check_budget(sizes, recipe)
     return sizes

@@ -56,22 +56,18 @@ def test_name_of_a_recipe_means_that_recipe(recipe: Recipe, name: str) -> None:
     assert msgspec.convert({"type": parsed[0], **parsed[1]}, Recipe) == recipe
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["gptq-int5-g128", "gptq-int4-g", "int4", "rtn-int4-g128-", "GPTQ", "", "cast-int8", "auto-4", "auto-4.5bytes"],
-)
+DATA_METHODS = {"gptq", "awq", "smoothquant", "auto"}
+OTHERS = ["gptq-int5-g128", "gptq-int4-g", "int4", "rtn-int4-g128-", "GPTQ", "", "cast-int8", "auto-4", "auto-4.5bytes"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_other_names_mean_nothing(name: str) -> None:
     assert parse_method(name) is None
 
 
 def test_tables_cover_every_method() -> None:
     assert set(LAYOUTS) == set(RECIPES)
-    assert {name for name, recipe in RECIPES.items() if needs_calibration(recipe())} == {
-        "gptq",
-        "awq",
-        "smoothquant",
-        "auto",
-    }
+    assert {name for name, recipe in RECIPES.items() if needs_calibration(recipe())} == DATA_METHODS
 
 
 def test_bound_is_wider_with_fewer_bits() -> None:
