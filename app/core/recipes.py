@@ -37,7 +37,7 @@ def recipe_of(method: str, options: Mapping[str, Any], prefix: str = "") -> Reci
                 param=f"{prefix}options.{option}",
             )
     kind = RECIPES[name]
-    _check_options(name, kind, options, prefix)
+    _check_options(name, kind, {**named, **options}, prefix)
     recipe: Recipe = msgspec.convert({"type": name, **named, **options}, Recipe)
     _check_group(recipe, prefix)
     if isinstance(recipe, AutoRecipe):

@@ -48,6 +48,8 @@ def test_names_and_options_make_the_same_recipe() -> None:
         ("auto", {"bits": 4, "candidate_bits": 3}, "options.candidate_bits", ["a list of"]),
         ("auto", {"bits": 4, "candidate_bits": [4, 4]}, "options.candidate_bits", ["two or more different"]),
         ("auto", {"bits": 4, "group_size": 3}, "options.group_size", ["8 to 1024 or -1"]),
+        ("auto-0bits", {}, "options.bits", ["0", "from 1.0 to 32.0"]),
+        ("gptq-int4-g2048", {}, "options.group_size", ["2048", "from -1 to 1024"]),
         ("auto-4.25bits-g32", {"bits": 4}, "options.bits", ["is 4", "says 4.25"]),
         ("gptq-int4-g128", {"num_bits": 3}, "options.num_bits", ["is 3", "says 4"]),
     ],
