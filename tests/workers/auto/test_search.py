@@ -1,7 +1,7 @@
 """The method `auto` on tiny models: what it measures, what it keeps to, where it goes on."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +60,6 @@ def divergence(base: Any, other: Any) -> float:
 
 def loaded(folder: Path) -> Any:
     return load_model(folder, dtype="fp32", device=torch.device("cpu"), on_progress=lambda *_: None).model
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Two threads of a job this small wait for each other most of the time."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture
