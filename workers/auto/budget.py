@@ -33,13 +33,14 @@ def gptq_recipes(recipe: AutoRecipe) -> dict[int, GptqRecipe]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
     """Bytes of weights. modules: module -> bits -> bytes. kept_bytes: of what is no linear of the plan. max_bytes: the
-    budget for all. num_weights: of all modules.
+    budget for all. num_weights, shape_bytes: of all modules.
     """
 
     modules: dict[str, dict[int, int]]
     kept_bytes: int
     max_bytes: int
     num_weights: int
+    shape_bytes: int
 
     def of(self, modules: Iterable[str], num_bits: int) -> int:
         """Bytes of these modules at one bit width."""
@@ -47,7 +48,7 @@ class Sizes:
 
     def average_bits(self, num_bytes: int) -> float:
         """Bits per weight, scales included, where all weights in the files take num_bytes."""
-        return 8 * (num_bytes - self.kept_bytes) / self.num_weights
+        return 8 * (num_bytes - self.kept_bytes - self.shape_bytes) / self.num_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,13 @@ def read_sizes(headers: CheckpointHeaders, plan: CompressionPlan, layout: Layout
     if max_bytes is None:
         assert recipe.bits is not None
         max_bytes = kept_bytes + int(recipe.bits * num_weights / 8) + shape_bytes
-    sizes = Sizes(modules=modules, kept_bytes=kept_bytes, max_bytes=max_bytes, num_weights=num_weights)
+    sizes = Sizes(
+        modules=modules,
+        kept_bytes=kept_bytes,
+        max_bytes=max_bytes,
+        num_weights=num_weights,
+        shape_bytes=shape_bytes,
+    )
     _check_budget(sizes, recipe)
     return sizes
 

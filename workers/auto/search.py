@@ -5,6 +5,7 @@ is made and measured as a whole, the largest uniform one that the budget allows 
 them on text that neither GPTQ nor the sensitivities' Hessians have seen.
 """
 
+import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from workers.auto.sensitivity import SensitivityJob, Unit
 from workers.auto.trials import Candidate, Trials
 from workers.checkpoint.layouts.layout import Layout
 from workers.checkpoint.layouts.table import LAYOUTS
+from workers.checkpoint.tensors import tensor_bytes
 from workers.compress.activations import Activations
 from workers.compress.allocation import Allocation
 from workers.compress.calibrated import frozen, keeping_layers, read_token_ids
@@ -64,7 +66,7 @@ class BitSearch:
         """The job that makes the variant, and how its bits were chosen. Raises as `compress_within_budget`."""
         sizes = read_sizes(self._job.headers, self._plan, self._layout, self._recipe)
         # What is measured and written: the best layers so far and those of one trial, or layers and variant.
-        self._job.check_room(2 * sizes.max_bytes)
+        self._job.check_room(2 * min(sizes.max_bytes, self._job.headers.weight_bytes))
         scratch = Path(f"{self._spec.output_dir}.states")
         shutil.rmtree(scratch, ignore_errors=True)
         try:
@@ -92,7 +94,7 @@ class BitSearch:
         trials = Trials(
             candidates=candidates,
             heldout=heldout,
-            staged=self._journal("trials", {"bits": [one.chosen for one in candidates]}),
+            staged=self._journal("trials", heldout, {"bits": [one.chosen for one in candidates]}),
             report=self._report,
             poll=self._poll,
         )
@@ -132,14 +134,15 @@ class BitSearch:
                 heldout.walk.embed(samples), heldout.folder / "samples", heldout.limit_bytes, len(samples)
             ),
             heldout=heldout,
-            staged=self._journal("sensitivities", {}),
+            staged=self._journal("sensitivities", heldout, {}),
             report=self._report,
             poll=self._poll,
         ).run()
 
-    def _journal(self, name: str, more: dict[str, Any]) -> StagedLayers:
+    def _journal(self, name: str, heldout: HeldoutText, more: dict[str, Any]) -> StagedLayers:
         """Of steps that a job that goes on need not repeat."""
         everything = frozen(self._spec, self._job.headers, read_token_ids(self._spec))
+        more = {"heldout_sha256": hashlib.sha256(tensor_bytes(heldout.token_ids)).hexdigest(), **more}
         return StagedLayers(Path(f"{self._spec.output_dir}.{name}"), {**everything, **more})
 
     def _uniform_spec(self, num_bits: int) -> CompressSpec:

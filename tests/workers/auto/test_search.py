@@ -134,6 +134,13 @@ def test_uniform_allocation_is_compared_and_has_the_bytes_of_the_uniform_variant
     assert own.kl_mean == pytest.approx(divergence(loaded(base), rounded), rel=1e-3)
 
 
+def test_budget_with_room_to_spare_takes_the_widest_candidate(tmp_path: Path, base: Path) -> None:
+    result = run(spec_of(tmp_path, base, AutoRecipe(max_bytes=2**50, group_size=32, candidate_bits=(4, 8))))
+
+    assert {one.num_bits for one in result.allocation} == {8}
+    assert [one.name for one in result.trials] == ["uniform 8 bits"]
+
+
 class StoppedError(Exception):
     """Stands for the death of the process."""
 
