@@ -1,6 +1,6 @@
 """What every method and bit width costs in quality: perplexity, KL to the base and bytes, as a Markdown table.
 
-    python -m benchmarks.quality_table [FOLDER ...] [--methods NAME ...] [--max-tokens N]
+    python -m benchmarks.quality_table [FOLDER ...] [--methods NAME ...] [--layout NAME] [--max-tokens N]
 
 Starts a real server on a temporary folder, makes every variant of the embedded model and of the model folders given
 with POST /v1/quantize, measures each with POST /v1/measure on the held-out stories, and prints one row for each. A
@@ -25,6 +25,7 @@ METHODS = (
     *("cast-fp16", "int8", "llm-int8", "fp8", "fp8-block128", "smoothquant-w8a8", "nf4", "nf4-single", "fp4"),
     *(f"{method}-int{bits}-g32" for bits in (8, 4, 3, 2) for method in ("rtn", "gptq", "awq")),
     *(f"{method}-int4-{form}" for form in ("g32-asym", "channel") for method in ("rtn", "gptq")),
+    *("auto-4.5bits-g32", "auto-3.5bits-g32"),
 )
 HEADER = (
     "| method | MB | perplexity | 95 % | KL(base, variant) | p99 | same first choice |\n|---|---|---|---|---|---|---|"
@@ -37,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--layout", help="of all variants; each method's own if not given")
     parser.add_argument("--max-tokens", type=int, default=8000)
     arguments = parser.parse_args()
     print(f"{time.strftime('%Y-%m-%d')}, commit {_commit()}, {_hardware()}, Python {platform.python_version()}.")
@@ -45,7 +47,7 @@ def main() -> None:
             print(f"\n## {base}\n\n{HEADER}")
             print(_row("(base)", _measure(client, base, arguments.max_tokens), _base_bytes(client, base)), flush=True)
             for method in arguments.methods:
-                print(_method_row(client, base, method, arguments.max_tokens), flush=True)
+                print(_method_row(client, base, method, arguments.layout, arguments.max_tokens), flush=True)
 
 
 @contextmanager
@@ -72,8 +74,9 @@ def _register(client: httpx.Client, folder: Path) -> str:
     return str(variant["base"])
 
 
-def _method_row(client: httpx.Client, base: str, method: str, max_tokens: int) -> str:
-    answer = client.post("/v1/quantize", json={"model": base, "method": method, "max_kl": 100.0})
+def _method_row(client: httpx.Client, base: str, method: str, layout: str | None, max_tokens: int) -> str:
+    body = {"model": base, "method": method, "layout": layout, "max_kl": 100.0}
+    answer = client.post("/v1/quantize", json=body)
     if answer.is_error:
         return f"| {method} | refused: {answer.json()['error']['message']} | | | | | |"
     job = _finished(client, answer.json()["id"])

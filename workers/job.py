@@ -20,6 +20,7 @@ from workers.process import prepare
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.framing import SocketChannel
 from workers.protocol.messages import Failed, JobDone, JobProgress, StartJob, ToJob
+from workers.protocol.recipes import AutoRecipe
 from workers.protocol.specs import CompressSpec, InspectSpec, JobSpec, MeasureSpec, ProbeSpec, VerifySpec
 
 # Jobs give way to serving workers wherever the two share cores.
@@ -135,6 +136,10 @@ def _action(spec: _TorchSpec, link: JobLink) -> Callable[[], JobDone]:
 
 
 def _compress(spec: CompressSpec, link: JobLink) -> JobDone:
+    if isinstance(spec.recipe, AutoRecipe):
+        from workers.auto.search import compress_within_budget
+
+        return JobDone(compressed=compress_within_budget(spec, link.report, link.poll))
     from workers.compress.pipeline import compress_checkpoint
 
     return JobDone(compressed=compress_checkpoint(spec, link.report, link.poll))

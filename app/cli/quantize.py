@@ -25,7 +25,8 @@ def quantize(
     model: Annotated[str, typer.Argument(help="A base, or a local model folder or hub id to make one of.")],
     method: Annotated[str, typer.Option(help="How to compress; see above.")] = "int8",
     bits: Annotated[
-        int | None, typer.Option(help="2, 3, 4 or 8, for rtn, gptq and awq.", show_default="the method's")
+        float | None,
+        typer.Option(help="2, 3, 4 or 8, for rtn, gptq and awq; an average for auto.", show_default="the method's"),
     ] = None,
     group_size: Annotated[
         int | None,
@@ -72,8 +73,10 @@ def quantize(
 
     Methods: rtn (round to nearest; seconds), int8 (8 bits, one scale per channel), nf4 and fp4 (4-bit floats of
     bitsandbytes), llm_int8, gptq and awq (look at a text; the best at 4 bits and less), smoothquant (8-bit weights and
-    activations), fp8. A name may carry options: gptq-int4-g128 is --method gptq --bits 4 --group-size 128. The text
-    should look like what the model will read: the built-in stories suit small English models only.
+    activations), fp8, auto (gptq with the bits of each linear chosen by measured sensitivity: --bits 4.25 is the
+    average, scales included; --option max_bytes=N a size). A name may carry options: gptq-int4-g128 is --method gptq
+    --bits 4 --group-size 128. The text should look like what the model will read: the built-in stories suit small
+    English models only.
 
     The job runs in a process of its own on the server. Its result is verified in another fresh process (hashes, real
     tokens, distance to the original) before it appears in `slimserve list`.
@@ -82,7 +85,7 @@ def quantize(
     body = {
         "model": _base_of(client, model),
         "method": method,
-        "options": _options(option or [], num_bits=bits, group_size=group_size, symmetric=symmetric),
+        "options": _options(option or [], **_bits(method, bits), group_size=group_size, symmetric=symmetric),
         "layout": layout,
         "calibration": _calibration(calibration, samples, sequence_length),
         "quantize_head": quantize_head,
@@ -117,7 +120,14 @@ def _base_of(client: Client, model: str) -> str:
         return str(client.post("/v1/bases", {"model": source, "wait": True})["id"])
 
 
-def _options(pairs: list[str], **named: int | bool | None) -> dict[str, Any]:
+def _bits(method: str, bits: float | None) -> dict[str, float | None]:
+    """auto takes an average, other methods a width."""
+    if method == "auto":
+        return {"bits": bits}
+    return {"num_bits": int(bits) if bits is not None and bits.is_integer() else bits}
+
+
+def _options(pairs: list[str], **named: float | bool | None) -> dict[str, Any]:
     options: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     for pair in pairs:
         name, separator, text = pair.partition("=")

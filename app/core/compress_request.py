@@ -23,9 +23,9 @@ from workers.protocol.recipe_names import (
     needs_calibration,
     variant_suffix,
 )
-from workers.protocol.recipes import CastRecipe, Override, Recipe
+from workers.protocol.recipes import AutoRecipe, CastRecipe, Override, Recipe
 
-_DATA_METHODS: Final = "gptq, awq and smoothquant"
+_DATA_METHODS: Final = "gptq, awq, smoothquant and auto"
 
 
 def resolve_spec(body: QuantizeBody, catalog: Catalog, settings: Settings) -> QuantizeSpec:
@@ -42,6 +42,8 @@ def resolve_spec(body: QuantizeBody, catalog: Catalog, settings: Settings) -> Qu
             "Readers of layouts gptq, gptq_v2 and awq expect the output head as it was; give layout 'pack-quantized'.",
             param="quantize_head",
         )
+    if isinstance(recipe, AutoRecipe):
+        _refuse_beside_auto(body)
     name = check_part(body.name or variant_suffix(recipe), "name")
     if name in (*CAST_METHODS, "auto"):
         raise InvalidRequest(f"'{name}' is the name of a dtype; give another.", param="name")
@@ -96,6 +98,17 @@ def _check_mix(layout: str, recipe: Recipe, overrides: tuple[Override, ...]) -> 
         )
 
 
+def _refuse_beside_auto(body: QuantizeBody) -> None:
+    """Raise InvalidRequest for what would choose bits too."""
+    for param, is_given in (("overrides", body.overrides), ("quantize_head", body.quantize_head)):
+        if is_given:
+            raise InvalidRequest(
+                f"Method 'auto' chooses the bits of every linear of the decoder layers itself; leave '{param}' out "
+                "('skip' leaves modules alone).",
+                param=param,
+            )
+
+
 def _override(body: OverrideBody, index: int, hidden_size: int | None) -> Override:
     prefix = f"overrides[{index}]."
     if body.method is None:
@@ -103,6 +116,8 @@ def _override(body: OverrideBody, index: int, hidden_size: int | None) -> Overri
             raise InvalidRequest("Options without a method mean nothing.", param=f"{prefix}options")
         return Override(pattern=body.pattern)
     recipe = recipe_of(body.method, body.options, prefix)
+    if isinstance(recipe, AutoRecipe):
+        raise InvalidRequest("Method 'auto' is for whole models.", param=f"{prefix}method")
     check_divides(recipe, hidden_size, prefix)
     return Override(pattern=body.pattern, recipe=recipe)
 

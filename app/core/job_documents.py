@@ -22,6 +22,9 @@ TIMING: Final = "timing"
 # Share of a job's time that each phase begins and ends at, by kind, as measured on a small model.
 _PHASES: Final = {
     QUANTIZE: {
+        # Before the first two are over, a job of method auto writes nothing.
+        "measuring sensitivity": (0.0, 0.35),
+        "trying allocations": (0.35, 0.75),
         "compressing": (0.0, 0.75),
         "writing": (0.75, 0.8),
         "hashing": (0.8, 0.81),

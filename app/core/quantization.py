@@ -12,12 +12,12 @@ from app.core.fit import cast_bytes
 from app.core.job_documents import QUANTIZE, QuantizeSpec
 from app.core.job_run import JobRun, RunTools
 from app.core.publish import staging_of
-from app.core.token_files import documents, encode_documents, sample_windows, write_token_ids
+from app.core.token_files import documents, encode_documents, split_windows, write_token_ids
 from app.errors import DiskFull
 from app.schemas.jobs import JobResultObject
 from app.store.bases import BaseRow
 from workers.protocol.messages import CompressResult
-from workers.protocol.recipes import Calibration, CastRecipe, Recipe
+from workers.protocol.recipes import AutoRecipe, Calibration, CastRecipe, Recipe
 from workers.protocol.specs import CompressSpec, VerifySpec
 
 VERIFY_TOKENS: Final = 256
@@ -60,6 +60,8 @@ class QuantizeRun(JobRun):
             calibration_tokens=compressed.num_tokens,
             folds=compressed.folds,
             unfolded=compressed.unfolded,
+            allocation=compressed.allocation,
+            trials=compressed.trials,
             mean_error=compressed.mean_error,
             kl_mean=verified.kl_mean,
             kl_max=verified.kl_max,
@@ -72,12 +74,17 @@ class QuantizeRun(JobRun):
         wanted = self._spec.calibration
         if wanted is None:
             return None
-        file = staging / "calibration.safetensors"
+        file, heldout = staging / "calibration.safetensors", staging / "heldout.safetensors"
+        recipe = self._spec.recipe
+        num_heldout = recipe.num_windows if isinstance(recipe, AutoRecipe) else 0
         if not file.is_file():
             tokens = encode_documents(tokenizer_file, documents(wanted.text, wanted.path, embedded.calibration_text))
             num_tokens = min(wanted.sequence_length, self.base.info.max_model_len)
-            write_token_ids(file, sample_windows(tokens, wanted.num_samples, num_tokens, wanted.seed))
-        return Calibration(token_ids_path=str(file))
+            samples, windows = split_windows(tokens, wanted.num_samples, num_heldout, num_tokens, wanted.seed)
+            if windows:
+                write_token_ids(heldout, windows)
+            write_token_ids(file, samples)
+        return Calibration(token_ids_path=str(file), heldout_ids_path=str(heldout) if num_heldout else None)
 
     def _compress_spec(self, staging: Path, calibration: Calibration | None) -> CompressSpec:
         return CompressSpec(

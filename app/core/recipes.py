@@ -8,9 +8,11 @@ from msgspec import Struct
 
 from app.errors import InvalidRequest
 from workers.protocol.recipe_names import LAYOUTS, RECIPES, default_layout, method_of, parse_method
-from workers.protocol.recipes import AwqRecipe, GptqRecipe, Recipe, RtnRecipe
+from workers.protocol.recipes import AutoRecipe, AwqRecipe, GptqRecipe, Recipe, RtnRecipe
 
 _MIN_GROUP: Final = 8
+# With one there is nothing to choose.
+_MIN_CANDIDATES: Final = 2
 _MAX_ECHOED_CHARS: Final = 80
 _TYPES: Final = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
@@ -35,9 +37,11 @@ def recipe_of(method: str, options: Mapping[str, Any], prefix: str = "") -> Reci
                 param=f"{prefix}options.{option}",
             )
     kind = RECIPES[name]
-    _check_options(name, kind, options, prefix)
+    _check_options(name, kind, {**named, **options}, prefix)
     recipe: Recipe = msgspec.convert({"type": name, **named, **options}, Recipe)
     _check_group(recipe, prefix)
+    if isinstance(recipe, AutoRecipe):
+        _check_budget(recipe, prefix)
     return recipe
 
 
@@ -64,7 +68,7 @@ def check_layout(layout: str | None, recipe: Recipe) -> None:
 
 def check_divides(recipe: Recipe, hidden_size: int | None, prefix: str = "") -> None:
     """Raise InvalidRequest if groups of this size do not fill the rows of a model this wide."""
-    if not isinstance(recipe, RtnRecipe | GptqRecipe | AwqRecipe) or hidden_size is None:
+    if not isinstance(recipe, RtnRecipe | GptqRecipe | AwqRecipe | AutoRecipe) or hidden_size is None:
         return
     size = recipe.group_size
     if size > 0 and hidden_size % size:
@@ -93,7 +97,7 @@ def _check_grid_layout(layout: str, recipe: RtnRecipe | GptqRecipe | AwqRecipe) 
 
 
 def _check_group(recipe: Recipe, prefix: str) -> None:
-    if not isinstance(recipe, RtnRecipe | GptqRecipe | AwqRecipe):
+    if not isinstance(recipe, RtnRecipe | GptqRecipe | AwqRecipe | AutoRecipe):
         return
     size, method = recipe.group_size, method_of(recipe)
     is_whole_tensor = size == 0 and not isinstance(recipe, RtnRecipe)
@@ -103,6 +107,20 @@ def _check_group(recipe: Recipe, prefix: str) -> None:
             f"Invalid '{prefix}options.group_size': {size}; '{method}' takes {_MIN_GROUP} to 1024 or -1 (one group per "
             f"row){whole}.",
             param=f"{prefix}options.group_size",
+        )
+
+
+def _check_budget(recipe: AutoRecipe, prefix: str) -> None:
+    if (recipe.bits is None) == (recipe.max_bytes is None):
+        raise InvalidRequest(
+            "Method 'auto' takes one budget: options.bits, an average per weight such as 4.25, or options.max_bytes, "
+            "the size of all weights.",
+            param=f"{prefix}options.bits",
+        )
+    if len(set(recipe.candidate_bits)) < _MIN_CANDIDATES:
+        raise InvalidRequest(
+            f"'{prefix}options.candidate_bits' is {list(recipe.candidate_bits)}; give two or more different ones.",
+            param=f"{prefix}options.candidate_bits",
         )
 
 
@@ -125,6 +143,12 @@ def _check_options(method: str, kind: type[Struct], options: Mapping[str, Any], 
 def _allowed(kind: Any) -> str:
     """What a field takes, in words: `2, 3, 4, 8`, `an integer from -1 to 1024`."""
     info = msgspec.inspect.type_info(kind)
+    if isinstance(info, msgspec.inspect.UnionType):
+        # An option that may be left out.
+        info = next(one for one in info.types if not isinstance(one, msgspec.inspect.NoneType))
+    if isinstance(info, msgspec.inspect.VarTupleType):
+        assert isinstance(info.item_type, msgspec.inspect.LiteralType)
+        return f"a list of {info.min_length} to {info.max_length} of {', '.join(map(str, info.item_type.values))}"
     if isinstance(info, msgspec.inspect.LiteralType):
         return ", ".join(str(value) for value in info.values)
     if isinstance(info, msgspec.inspect.IntType | msgspec.inspect.FloatType):

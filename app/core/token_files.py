@@ -58,9 +58,40 @@ def sample_windows(tokens: Sequence[int], num_samples: int, num_tokens: int, see
             f"The text has {len(tokens)} tokens; {MIN_TOKENS} are the least to calibrate or measure on.", param="text"
         )
     num_tokens = min(num_tokens, len(tokens))
+    starts = _window_starts(tokens, num_samples, num_tokens, seed)
+    return [list(tokens[start : start + num_tokens]) for start in starts]
+
+
+def split_windows(
+    tokens: Sequence[int], num_samples: int, num_heldout: int, num_tokens: int, seed: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Samples as of `sample_windows`, and num_heldout windows as long that share no token with them.
+
+    A text that is too short for both gives a quarter of its windows, rounded up, to those held out. Raises
+    InvalidRequest as `sample_windows`, and for a text without two windows.
+    """
+    if not num_heldout:
+        return sample_windows(tokens, num_samples, num_tokens, seed), []
+    num_windows = len(tokens) // num_tokens
+    if num_windows < 2:
+        raise InvalidRequest(
+            f"The text has {len(tokens)} tokens, fewer than two windows of {num_tokens}: 'auto' calibrates on one part "
+            "and measures on another. Give a longer text or a smaller sequence_length.",
+            param="calibration.sequence_length",
+        )
+    num_heldout = min(num_heldout, max(num_windows - num_samples, -(-num_windows // 4)))
+    samples = sample_windows(tokens, min(num_samples, num_windows - num_heldout), num_tokens, seed)
+    starts = range(0, num_windows * num_tokens, num_tokens)
+    # Windows of one text may be alike; places are not.
+    taken = set(_window_starts(tokens, len(samples), num_tokens, seed))
+    free = [start for start in starts if start not in taken]
+    chosen = sorted(random.Random(seed).sample(free, num_heldout))
+    return samples, [list(tokens[start : start + num_tokens]) for start in chosen]
+
+
+def _window_starts(tokens: Sequence[int], num_samples: int, num_tokens: int, seed: int) -> list[int]:
     starts = range(0, len(tokens) - num_tokens + 1, num_tokens)
-    chosen = sorted(random.Random(seed).sample(starts, min(num_samples, len(starts))))
-    return [list(tokens[start : start + num_tokens]) for start in chosen]
+    return sorted(random.Random(seed).sample(starts, min(num_samples, len(starts))))
 
 
 def write_token_ids(file: Path, rows: Sequence[Sequence[int]]) -> None:

@@ -7,11 +7,15 @@ from pydantic import Field
 
 from app.schemas.body import OwnBody
 from app.schemas.reports import MeasurementObject
+from workers.protocol.messages import AllocationTrial, UnitBits
 
 Streams = Annotated[int, Field(ge=1, le=1024)]
 Pattern = Annotated[str, Field(min_length=1, max_length=256)]
 # Ranges and types of options belong to the method; app.core.recipes checks them.
-OptionValue = bool | Annotated[int, Field(ge=-(2**31), le=2**31)] | Annotated[float, Field(ge=-1e9, le=1e9)] | str
+OptionInt = Annotated[int, Field(ge=-(2**31), le=2**53)]
+OptionValue = (
+    bool | OptionInt | Annotated[float, Field(ge=-1e9, le=1e9)] | str | Annotated[list[OptionInt], Field(max_length=16)]
+)
 
 
 class CalibrationBody(OwnBody):
@@ -118,6 +122,8 @@ class JobResultObject(Struct, frozen=True, kw_only=True):
     layout: of the files. fallbacks: module -> why it was rounded to nearest without its method. calibration_tokens:
     module -> tokens that its method has seen, for methods that look at a text. folds: module that was divided by the
     scales of awq or smoothquant -> the linears that were multiplied by them. unfolded: linear -> why it got no scales.
+    Of method auto: allocation, what each unit got; trials, the allocations that were compared, the chosen one first;
+    bits, of most linears.
     """
 
     variant: str
@@ -132,6 +138,8 @@ class JobResultObject(Struct, frozen=True, kw_only=True):
     calibration_tokens: dict[str, int] = {}
     folds: dict[str, list[str]] = {}
     unfolded: dict[str, str] = {}
+    allocation: list[UnitBits] = []
+    trials: list[AllocationTrial] = []
     mean_error: float
     kl_mean: float
     kl_max: float

@@ -197,6 +197,37 @@ def test_bad_option_is_refused_before_anything_runs(run: Run, served: str) -> No
     assert "2, 3, 4, 8" in result.stderr
 
 
+def test_bits_chosen_within_a_budget(run: Run, served: str) -> None:
+    base = served.partition("/")[0]
+    shape = ["--group-size", "32", "--samples", "4", "--sequence-length", "64"]
+    options = ["--option", "candidate_bits=[3,8]", "--option", "num_windows=1"]
+    made = run(["quantize", base, "--method", "auto", "--bits", "3.75", *shape, *options])
+    assert made.exit_code == 0, made.output
+
+    shown = run(["jobs", "--json"])
+
+    (job,) = [one for one in json.loads(shown.stdout) if one["method"] == "auto"]
+    assert job["variant"] == f"{base}/auto-3.75bits-g32"
+    assert {one["num_bits"] for one in job["result"]["allocation"]} == {3, 8}
+    assert job["result"]["trials"][0]["kl_mean"] == min(one["kl_mean"] for one in job["result"]["trials"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--bits", "1.5", "--group-size", "32"], "below the smallest variant"),
+        (["--bits", "4.25", "--quantize-head"], "leave 'quantize_head' out"),
+        ([], "takes one budget"),
+    ],
+    ids=["small", "head", "none"],
+)
+def test_budget_that_cannot_be_kept_is_refused(run: Run, served: str, arguments: list[str], said: str) -> None:
+    result = run(["quantize", served.partition("/")[0], "--method", "auto", *arguments])
+
+    assert result.exit_code == 1
+    assert said in " ".join(result.stderr.split())
+
+
 def test_unknown_model_names_the_nearest(run: Run, served: str) -> None:
     result = run(["chat", "hi", "--model", served.replace("story", "stroy")])
 

@@ -1,5 +1,6 @@
 """The layers of a calibrated job: made one after another, kept beside the output until the variant is written."""
 
+import glob
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -56,8 +57,8 @@ def make_layers(
 
     Raises WorkerError: invalid_request without calibration text, unsupported_model, or what `poll` raises; OSError.
     """
-    token_ids = _token_ids(spec)
-    staged = StagedLayers(_layers_folder(spec), _frozen(spec, headers, token_ids))
+    token_ids = read_token_ids(spec)
+    staged = StagedLayers(layers_folder(spec), frozen(spec, headers, token_ids))
     scratch = Path(spec.output_dir + ".activations")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
@@ -80,9 +81,10 @@ def make_layers(
 
 @contextmanager
 def keeping_layers(spec: CompressSpec) -> Iterator[None]:
-    """Finished layers stay if the process dies or a WorkerError ends it; an OSError, such as a full disk, removes them.
+    """What a job keeps beside its output (finished layers; measurements of `auto`) stays if the process dies or a
+    WorkerError ends it; an OSError, such as a full disk, removes it.
 
-    So does success: until the variant is whole, they are what a killed job goes on from.
+    So does success: until the variant is whole, it is what a killed job goes on from.
     """
     try:
         yield
@@ -90,16 +92,19 @@ def keeping_layers(spec: CompressSpec) -> Iterator[None]:
         # An OSError too, and no reason to forget anything.
         raise
     except OSError:
-        _forget_layers(spec)
+        _forget(spec)
         raise
-    _forget_layers(spec)
+    _forget(spec)
 
 
-def _forget_layers(spec: CompressSpec) -> None:
-    shutil.rmtree(_layers_folder(spec), ignore_errors=True)
+def _forget(spec: CompressSpec) -> None:
+    output = Path(spec.output_dir)
+    for folder in output.parent.glob(f"{glob.escape(output.name)}.*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _layers_folder(spec: CompressSpec) -> Path:
+def layers_folder(spec: CompressSpec) -> Path:
+    """Where the finished layers of a job are."""
     return Path(spec.output_dir + ".layers")
 
 
@@ -116,17 +121,21 @@ def _results(staged: StagedLayers) -> LayerResults:
     return found
 
 
-def _token_ids(spec: CompressSpec) -> Tensor:
+def read_token_ids(spec: CompressSpec, path: str | None = None) -> Tensor:
+    """(samples, tokens), int64, of the calibration text, or of another file of the front end.
+
+    Raises WorkerError (invalid_request) where there are none.
+    """
     if spec.calibration is None:
         raise WorkerError(WorkerErrorCode.INVALID_REQUEST, "this method looks at activations; give it calibration text")
-    _, tensors = read_header(Path(spec.calibration.token_ids_path))
+    _, tensors = read_header(Path(path or spec.calibration.token_ids_path))
     token_ids = read_tensor(tensors["token_ids"]).to(torch.int64) if "token_ids" in tensors else torch.empty(0)
     if token_ids.dim() != 2 or token_ids.numel() == 0:
         raise WorkerError(WorkerErrorCode.INVALID_REQUEST, "the calibration file has no token_ids (samples, tokens)")
     return token_ids
 
 
-def _frozen(spec: CompressSpec, headers: CheckpointHeaders, token_ids: Tensor) -> dict[str, Any]:
+def frozen(spec: CompressSpec, headers: CheckpointHeaders, token_ids: Tensor) -> dict[str, Any]:
     """Everything that decides the bytes of a layer."""
     return {
         "recipe": msgspec.to_builtins(spec.recipe),

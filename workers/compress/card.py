@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from workers.compress.allocation import Allocation
 from workers.compress.calibrated import LayerResults
 from workers.compress.layer_inputs import family
 from workers.compress.plan import CompressionPlan
@@ -28,7 +29,7 @@ tags: [{layout}, {method}]
 Kept as they were:
 
 {kept}
-{folds}
+{folds}{allocation}
 Load it with `slimserve load`, or with {readers}.
 `manifest.json` has the SHA-256 of every file.
 """
@@ -56,15 +57,17 @@ def model_card(
     base_bytes: int,
     weight_bytes: int,
     mean_error: float,
+    allocation: Allocation | None = None,
 ) -> str:
-    """The card as Markdown. mean_error: see `CompressResult`."""
+    """The card as Markdown. mean_error: see `CompressResult`. allocation: what `auto` has chosen."""
+    asked = spec.recipe if allocation is None else allocation.recipe
     reasons = Counter(plan.kept.values())
     kept = "\n".join(f"- {count} x {reason}" for reason, count in sorted(reasons.items())) or "- nothing"
     return _TEXT.format(
         variant=spec.variant,
         base=spec.base,
-        method=method_of(spec.recipe),
-        recipe=variant_suffix(spec.recipe),
+        method=method_of(asked),
+        recipe=variant_suffix(asked),
         layout=layout,
         readers=_readers(layout, spec),
         weight_bytes=weight_bytes,
@@ -74,6 +77,7 @@ def model_card(
         mean_error=mean_error,
         kept=kept,
         folds=_folds(layers),
+        allocation="" if allocation is None else allocation.as_markdown(),
     )
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from workers.checkpoint.layouts.layout import Layout, split_name
+from workers.checkpoint.layouts.layout import Layout
 from workers.compress.activations import Activations
 from workers.compress.calibrated_table import calibrated_method
+from workers.compress.finished_layer import finished_layer, layer_targets
 from workers.compress.fold_search import FoldFinder
 from workers.compress.layer_inputs import LayerInputs
 from workers.compress.method import CalibratedMethod, Rounded
@@ -79,35 +79,15 @@ class LayerJob:
 
     def _advance(self, index: int) -> None:
         """Replace every sample's hidden states by what the finished layer makes of them."""
-        compressed: dict[str, dict[str, Tensor]] = {}
-        changed: dict[str, Tensor] = {}
-        linears = {self.plan.stored_name(module): linear for module, linear in self._targets(index).items()}
-        for name, tensor in self.staged.tensors(index).items():
-            module, rest = split_name(name)
-            if module in linears and rest != "bias":
-                compressed.setdefault(module, {})[rest] = tensor
-            else:
-                changed[name] = tensor
-        with self.walk.layer(index, changed), torch.inference_mode():
-            for stored, linear in linears.items():
-                shape = (linear.out_features, linear.in_features)
-                codes = self.layout.decode(stored, compressed[stored], self.quantization_config, *shape)
-                linear.weight.copy_(codes.dequantize())
+        tensors = self.staged.tensors(index)
+        with finished_layer(self.walk, index, self.plan, self.layout, self.quantization_config, tensors):
             for number in range(len(self.activations)):
                 self.poll()
                 sample = self.activations.get(number).to(self.walk.device)
                 self.activations.put(number, self.walk.run(index, sample))
 
     def _targets(self, index: int) -> dict[str, nn.Linear]:
-        """The layer's linears that are compressed, by module name."""
-        prefix = f"{self.walk.path}.{index}."
-        found: dict[str, nn.Linear] = {}
-        for module in self.plan.targets.values():
-            if module.startswith(prefix):
-                linear = self.walk.model.get_submodule(module)
-                assert isinstance(linear, nn.Linear), "planned on the same skeleton"
-                found[module] = linear
-        return found
+        return layer_targets(self.walk, self.plan, index)
 
     def _tell(self, index: int, module: str, rounded: Rounded, seconds: float) -> None:
         self._num_made, self._num_left = self._num_made + 1, self._num_left - 1

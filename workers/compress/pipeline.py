@@ -36,6 +36,7 @@ from workers.checkpoint.save import (
     write_file,
 )
 from workers.checkpoint.tokenizer import COPIED_FILES, FAST_TOKENIZER, ensure_fast_tokenizer
+from workers.compress.allocation import Allocation
 from workers.compress.calibrated import LayerResults, keeping_layers, make_layers
 from workers.compress.card import cast_card, model_card
 from workers.compress.pieces import Cast, Piece, cast_pieces, compressed_pieces
@@ -98,30 +99,49 @@ class _Progress:
 def compress_checkpoint(
     spec: CompressSpec, report: Callable[[JobProgress], None], poll: Callable[[], None]
 ) -> CompressResult:
-    """Run the job. `report` gets progress per module or tensor; `poll` is called between them and raises to cancel.
+    """Run a job whose recipe is not `auto`. `report` gets progress per module or tensor; `poll` is called between them
+    and raises to cancel.
 
     Raises WorkerError: invalid_request, unsafe_checkpoint, variant_corrupt, unsupported_model, disk_full, or what
     `poll` raises. The output folder exists only if the job succeeds.
     """
+    job = compression_job(spec, report, poll)
+    return job.cast() if isinstance(spec.recipe, CastRecipe) else job.compress()
+
+
+def compress_with(
+    spec: CompressSpec, allocation: Allocation, report: Callable[[JobProgress], None], poll: Callable[[], None]
+) -> CompressResult:
+    """As `compress_checkpoint`, for a spec that `auto` has made: the variant tells how its bits were chosen."""
+    job = compression_job(spec, report, poll)
+    job.allocation = allocation
+    return job.compress()
+
+
+def compression_job(
+    spec: CompressSpec, report: Callable[[JobProgress], None], poll: Callable[[], None]
+) -> "CompressionJob":
+    """The job, with what the base's headers and config say. Arguments and errors: see `compress_checkpoint`."""
     check_folder(Path(spec.base_path))
     config = configs.read_json(Path(spec.base_path) / "config.json")
     if configs.read_quantization(Path(spec.base_path)) is not None:
         raise WorkerError(
             WorkerErrorCode.UNSUPPORTED_MODEL, f"base {spec.base!r} is compressed already; name a plain one"
         )
-    job = _Job(spec=spec, config=config, headers=read_headers(Path(spec.base_path)), report=report, poll=poll)
-    return job.cast() if isinstance(spec.recipe, CastRecipe) else job.compress()
+    headers = read_headers(Path(spec.base_path))
+    return CompressionJob(spec=spec, config=config, headers=headers, report=report, poll=poll)
 
 
 @dataclass(slots=True, kw_only=True)
-class _Job:
-    """What the steps of one job share."""
+class CompressionJob:
+    """What the steps of one job share. allocation: what `auto` has chosen, if the spec is the result of that."""
 
     spec: CompressSpec
     config: dict[str, Any]
     headers: CheckpointHeaders
     report: Callable[[JobProgress], None]
     poll: Callable[[], None]
+    allocation: Allocation | None = None
 
     def cast(self) -> CompressResult:
         """Store every floating tensor in another dtype."""
@@ -132,7 +152,7 @@ class _Job:
         for key in ("dtype", "torch_dtype"):
             if key in self.config or key == "dtype":
                 self.config[key] = str(_DTYPES[name]).removeprefix("torch.")
-        self._check_room(pieces, 1)
+        self.check_room(_bytes_of(pieces))
         with staging(Path(self.spec.output_dir)):
             made = self._write(pieces, None, "compressing")
             card = cast_card(self.spec, base_bytes=self.headers.weight_bytes, weight_bytes=_bytes_of(pieces))
@@ -152,14 +172,15 @@ class _Job:
     def compress(self) -> CompressResult:
         """Choose codes for every planned linear and write them in the layout."""
         spec, layout = self.spec, LAYOUTS[self.spec.layout or default_layout(self.spec.recipe)]
-        plan = self._plan(layout)
+        plan = self.plan(layout)
         self.config["quantization_config"] = layout.quantization_config(plan.groups(), plan.ignore)
         if plan.tied_head is not None:
             self.config["tie_word_embeddings"] = False
         device = resolve_device(spec.device)
         is_calibrated = any(map(needs_calibration, plan.recipes.values()))
         # Finished layers lie beside the variant until it is whole.
-        self._check_room(compressed_pieces(self.headers, plan, layout, device, {}), 2 if is_calibrated else 1)
+        planned_bytes = _bytes_of(compressed_pieces(self.headers, plan, layout, device, {}))
+        self.check_room(planned_bytes * (2 if is_calibrated else 1))
         self.poll()
         with staging(Path(spec.output_dir)), keeping_layers(spec):
             layers = LayerResults()
@@ -179,6 +200,7 @@ class _Job:
                 base_bytes=self.headers.weight_bytes,
                 weight_bytes=weight_bytes,
                 mean_error=_mean(errors),
+                allocation=self.allocation,
             )
             disk_bytes = self._finish(made.records, card, layers.folds)
         main = plan.groups()[0].scheme
@@ -195,9 +217,11 @@ class _Job:
             num_tokens=layers.num_tokens,
             folds=layers.folds,
             unfolded=layers.unfolded,
+            allocation=[] if self.allocation is None else self.allocation.units,
+            trials=[] if self.allocation is None else self.allocation.trials,
         )
 
-    def _plan(self, layout: Layout) -> CompressionPlan:
+    def plan(self, layout: Layout) -> CompressionPlan:
         """What becomes of each tensor; from here on, fused experts are read one by one. Raises as `compress`."""
         self._refuse_unreadable_head(layout)
         spec = self.spec
@@ -233,10 +257,11 @@ class _Job:
                 "a cast changes every tensor alike; leave skip, overrides, layout and quantize_head out",
             )
 
-    def _check_room(self, pieces: list[Piece], times: int) -> None:
+    def check_room(self, num_bytes: int) -> None:
+        """Raise WorkerError (disk_full) if weights of this size and the small files have no room beside the output."""
         folder = Path(self.spec.output_dir).parent
         folder.mkdir(parents=True, exist_ok=True)
-        needed, free = _bytes_of(pieces) * times + _SMALL_FILES_BYTES, shutil.disk_usage(folder).free
+        needed, free = num_bytes + _SMALL_FILES_BYTES, shutil.disk_usage(folder).free
         if needed > free:
             raise disk_full(needed, free)
 
@@ -260,10 +285,31 @@ class _Job:
         base, output = Path(self.spec.base_path), Path(self.spec.output_dir)
         records |= _write_small_files(base, output, self.config)
         records["README.md"] = write_file(output, "README.md", card.encode())
-        write_manifest(output, records, _origin(self.spec, fingerprint(base, self.headers), folds))
+        write_manifest(output, records, self._origin(fingerprint(base, self.headers), folds))
         sync_folder(output)
         sync_folder(output.parent)
         return sum(record.size for record in records.values()) + (output / MANIFEST).stat().st_size
+
+    def _origin(self, base_fingerprint: str, folds: dict[str, list[str]]) -> Origin:
+        spec, asked = self.spec, self.spec.recipe if self.allocation is None else self.allocation.recipe
+        recipe = {
+            "method": method_of(asked),
+            **{name: value for name, value in msgspec.to_builtins(asked).items() if name != "type"},
+            "layout": spec.layout or default_layout(spec.recipe),
+            "quantize_head": spec.quantize_head,
+            "skip": list(spec.skip),
+            "overrides": msgspec.to_builtins(spec.overrides),
+            "seed": spec.seed,
+        }
+        if self.allocation is not None:
+            recipe["allocation"] = self.allocation.as_data()
+        if spec.calibration is not None:
+            recipe["calibration_sha256"] = hashlib.sha256(
+                Path(spec.calibration.token_ids_path).read_bytes()
+            ).hexdigest()
+        return Origin(
+            variant=spec.variant, base=spec.base, base_fingerprint=base_fingerprint, recipe=recipe, folds=folds
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,18 +339,3 @@ def _write_small_files(base: Path, output: Path, config: dict[str, Any]) -> dict
         (output / FAST_TOKENIZER).unlink()
         records[FAST_TOKENIZER] = write_file(output, FAST_TOKENIZER, content)
     return records
-
-
-def _origin(spec: CompressSpec, base_fingerprint: str, folds: dict[str, list[str]]) -> Origin:
-    recipe = {
-        "method": method_of(spec.recipe),
-        **{name: value for name, value in msgspec.to_builtins(spec.recipe).items() if name != "type"},
-        "layout": spec.layout or default_layout(spec.recipe),
-        "quantize_head": spec.quantize_head,
-        "skip": list(spec.skip),
-        "overrides": msgspec.to_builtins(spec.overrides),
-        "seed": spec.seed,
-    }
-    if spec.calibration is not None:
-        recipe["calibration_sha256"] = hashlib.sha256(Path(spec.calibration.token_ids_path).read_bytes()).hexdigest()
-    return Origin(variant=spec.variant, base=spec.base, base_fingerprint=base_fingerprint, recipe=recipe, folds=folds)

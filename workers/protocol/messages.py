@@ -217,13 +217,40 @@ class BaseInfo(Struct, frozen=True, kw_only=True):
     fingerprint: str
 
 
+class UnitBits(Struct, frozen=True, kw_only=True):
+    """What `auto` chose for linears that share their input. modules: names, or globs of names (all experts of a layer).
+
+    num_bits: 16 as they were. kl: KL(base || base with these linears alone in that form), mean nats per token.
+    kl_by_bits: the same for each of the candidates. num_bytes: of their weights in the files.
+    """
+
+    modules: list[str]
+    num_bits: int
+    kl: float
+    num_bytes: int
+    kl_by_bits: dict[int, float]
+
+
+class AllocationTrial(Struct, frozen=True, kw_only=True):
+    """A whole allocation that `auto` has made and measured. kl_mean: KL(base || it), nats per token of held-out text.
+
+    kl_sum: of its linears' own. num_bytes: of all weights in the files.
+    """
+
+    name: str
+    num_bytes: int
+    kl_sum: float
+    kl_mean: float
+
+
 class CompressResult(Struct, frozen=True, kw_only=True):
     """Result of a `CompressSpec`: bytes on disk, which modules were compressed, which were kept and why.
 
     mean_error: relative, over the compressed modules: of their outputs on the calibration data where there is some, of
     their weights else. Calibrated methods only: num_tokens, of that data, per module; fallbacks, modules that saw too
     few and were rounded to nearest, with the reason; folds, module that was divided by the scales of awq or smoothquant
-    -> the linears that were multiplied by them; unfolded, linears that got no scales, with the reason.
+    -> the linears that were multiplied by them; unfolded, linears that got no scales, with the reason. Of `auto` only:
+    allocation, what each unit got; trials, the allocations that were compared, the chosen one first.
     """
 
     weight_bytes: int
@@ -238,6 +265,8 @@ class CompressResult(Struct, frozen=True, kw_only=True):
     fallbacks: dict[str, str] = {}
     folds: dict[str, list[str]] = {}
     unfolded: dict[str, str] = {}
+    allocation: list[UnitBits] = []
+    trials: list[AllocationTrial] = []
 
 
 class VerifyResult(Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from workers.protocol.recipes import (
+    AutoRecipe,
     AwqRecipe,
     CastRecipe,
     Fp4Recipe,
@@ -34,6 +35,7 @@ RECIPES: Final[dict[str, type[Struct]]] = {
     "awq": AwqRecipe,
     "smoothquant": SmoothQuantRecipe,
     "fp8": Fp8Recipe,
+    "auto": AutoRecipe,
 }
 # Layouts that have room for a method's numbers; bits and groups that one cannot store are refused by the job's plan.
 LAYOUTS: Final[dict[str, tuple[str, ...]]] = {
@@ -47,11 +49,15 @@ LAYOUTS: Final[dict[str, tuple[str, ...]]] = {
     "awq": ("awq", "gptq", "gptq_v2", "pack-quantized"),
     "smoothquant": ("int-quantized",),
     "fp8": ("float-quantized", "fp8"),
+    "auto": ("pack-quantized",),
 }
 # Nats per token over the verification text: what a working variant of a trained model stays below with room to spare,
 # and a broken file does not (uniform noise is ln(vocabulary), 6 for the smallest vocabularies).
 _MAX_KL: Final = {16: 0.05, 8: 0.1, 4: 1.0, 3: 2.0, 2: 5.0}
 _GRID: Final = re.compile(r"(rtn|gptq|awq)-int([2348])(?:-g(\d{1,4})|-(channel|tensor))?(?:-(sym|asym))?(-noact)?")
+_AUTO: Final = re.compile(
+    r"auto-(?:(\d{1,2}(?:\.\d{1,16})?)bits|(\d{1,16})bytes)(?:-g(\d{1,4})|-(channel))?(?:-(sym|asym))?"
+)
 # Layouts of compressed-tensors: config.json can give each module another scheme.
 MIXED_LAYOUTS: Final = frozenset({"pack-quantized", "int-quantized", "float-quantized"})
 # Layouts whose compressed output head transformers takes for a plain one, and fills with random numbers.
@@ -114,6 +120,8 @@ def variant_suffix(recipe: Recipe) -> str:
     if isinstance(recipe, Fp8Recipe):
         block = "" if recipe.block_size == -1 else f"-block{recipe.block_size}"
         return "fp8" + block + ("" if recipe.dynamic_activations else "-weights")
+    if isinstance(recipe, AutoRecipe):
+        return _auto_suffix(recipe)
     names = {"llm_int8": "llm-int8", "smoothquant": "smoothquant-w8a8"}
     return names.get(method_of(recipe), method_of(recipe))
 
@@ -125,6 +133,8 @@ def parse_method(name: str) -> tuple[str, dict[str, Any]] | None:
     if name in _FIXED:
         method, fixed = _FIXED[name]
         return method, dict(fixed)
+    if (match := _AUTO.fullmatch(name)) is not None:
+        return "auto", _auto_options(*match.groups())
     match = _GRID.fullmatch(name)
     if match is None:
         return None
@@ -142,7 +152,10 @@ def parse_method(name: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def num_bits_of(recipe: Recipe) -> int:
-    """Bits of a stored weight, without its scales."""
+    """Bits of a stored weight, without its scales; of `auto`, the most that all linears can have within `bits`."""
+    if isinstance(recipe, AutoRecipe):
+        within = [one for one in recipe.candidate_bits if one <= (recipe.bits or 0)]
+        return max(within, default=min(recipe.candidate_bits))
     if isinstance(recipe, RtnRecipe | GptqRecipe | AwqRecipe):
         return recipe.num_bits
     if isinstance(recipe, Nf4Recipe | Fp4Recipe):
@@ -154,7 +167,7 @@ def num_bits_of(recipe: Recipe) -> int:
 
 def needs_calibration(recipe: Recipe) -> bool:
     """True if the method looks at activations."""
-    return isinstance(recipe, GptqRecipe | AwqRecipe | SmoothQuantRecipe)
+    return isinstance(recipe, GptqRecipe | AwqRecipe | SmoothQuantRecipe | AutoRecipe)
 
 
 def default_max_kl(recipe: Recipe) -> float:
@@ -168,3 +181,22 @@ def _grid_suffix(recipe: RtnRecipe | GptqRecipe | AwqRecipe) -> str:
     symmetry = "" if recipe.symmetric == default else ("-sym" if recipe.symmetric else "-asym")
     order = "-noact" if isinstance(recipe, GptqRecipe) and not recipe.act_order else ""
     return f"{method_of(recipe)}-int{recipe.num_bits}{group}{symmetry}{order}"
+
+
+def _auto_suffix(recipe: AutoRecipe) -> str:
+    budget = (
+        f"{recipe.max_bytes}bytes" if recipe.max_bytes is not None else f"{recipe.bits}".removesuffix(".0") + "bits"
+    )
+    group = _NO_GROUPS.get(recipe.group_size, f"-g{recipe.group_size}")
+    return f"auto-{budget}{group}" + ("" if recipe.symmetric else "-asym")
+
+
+def _auto_options(
+    bits: str | None, max_bytes: str | None, group: str | None, channel: str | None, symmetry: str | None
+) -> dict[str, Any]:
+    options: dict[str, Any] = {"bits": float(bits)} if bits is not None else {"max_bytes": int(max_bytes or 0)}
+    if group is not None or channel is not None:
+        options["group_size"] = int(group) if group is not None else -1
+    if symmetry is not None:
+        options["symmetric"] = symmetry == "sym"
+    return options

@@ -98,6 +98,22 @@ class Fp8Recipe(Struct, frozen=True, kw_only=True, tag="fp8", forbid_unknown_fie
     block_size: Literal[-1, 128] = -1
 
 
+class AutoRecipe(Struct, frozen=True, kw_only=True, tag="auto", forbid_unknown_fields=True):
+    """Bits for each linear by measured sensitivity, within a budget: either `bits` or `max_bytes`.
+
+    bits: average per weight of what is compressed, scales included. max_bytes: of all weights in the files.
+    candidate_bits: what a linear may get, by GPTQ; 16 leaves it as it is. num_windows: of held-out text that
+    sensitivities and allocations are measured on.
+    """
+
+    bits: Annotated[float, Meta(ge=1.0, le=32.0)] | None = None
+    max_bytes: Annotated[int, Meta(ge=1, le=2**53)] | None = None
+    candidate_bits: Annotated[tuple[Literal[2, 3, 4, 8, 16], ...], Meta(min_length=2, max_length=5)] = (2, 3, 4, 8, 16)
+    group_size: GroupSize = 128
+    symmetric: bool = True
+    num_windows: Annotated[int, Meta(ge=1, le=256)] = 8
+
+
 Recipe = (
     CastRecipe
     | RtnRecipe
@@ -109,6 +125,7 @@ Recipe = (
     | AwqRecipe
     | SmoothQuantRecipe
     | Fp8Recipe
+    | AutoRecipe
 )
 
 
@@ -123,6 +140,8 @@ class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """The text that activations are observed on, tokenized already.
 
     token_ids_path: a safetensors file with one tensor `token_ids`, (samples, tokens) int32, written by the front end.
+    heldout_ids_path: another, with windows of the same text that are in none of the samples; for `auto`.
     """
 
     token_ids_path: str
+    heldout_ids_path: str | None = None

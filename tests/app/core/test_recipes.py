@@ -6,7 +6,7 @@ import pytest
 
 from app.core.recipes import check_divides, check_layout, recipe_of
 from app.errors import InvalidRequest
-from workers.protocol.recipes import AwqRecipe, GptqRecipe, Int8Recipe, RtnRecipe
+from workers.protocol.recipes import AutoRecipe, AwqRecipe, GptqRecipe, Int8Recipe, RtnRecipe
 
 
 def test_names_and_options_make_the_same_recipe() -> None:
@@ -15,6 +15,8 @@ def test_names_and_options_make_the_same_recipe() -> None:
     assert named == recipe_of("gptq", {"num_bits": 3, "group_size": 64, "damp_percent": 0.05})
     assert named == GptqRecipe(num_bits=3, group_size=64, damp_percent=0.05)
     assert recipe_of("int8", {}) == Int8Recipe()
+    assert recipe_of("auto-4.25bits-g32", {}) == recipe_of("auto", {"bits": 4.25, "group_size": 32})
+    assert recipe_of("auto", {"bits": 4, "candidate_bits": [3, 8]}) == AutoRecipe(bits=4.0, candidate_bits=(3, 8))
     assert recipe_of("rtn", {"group_size": 0}).group_size == 0  # type: ignore[union-attr]
 
 
@@ -33,6 +35,22 @@ def test_names_and_options_make_the_same_recipe() -> None:
         ("smoothquant", {"alpha": 1.5}, "options.alpha", ["1.5", "from 0.0 to 1.0"]),
         ("nf4", {"num_bits": 4}, "options.num_bits", ["block_size", "double_quant"]),
         ("int8", {"x": 1}, "options.x", ["it has none"]),
+        ("auto", {}, "options.bits", ["one budget", "max_bytes"]),
+        ("auto", {"bits": 4.25, "max_bytes": 5}, "options.bits", ["one budget"]),
+        ("auto", {"bits": 0.5}, "options.bits", ["0.5", "from 1.0 to 32.0"]),
+        ("auto", {"max_bytes": 0}, "options.max_bytes", ["an integer from 1"]),
+        (
+            "auto",
+            {"bits": 4, "candidate_bits": [3, 5]},
+            "options.candidate_bits",
+            ["list of 2 to 5 of 2, 3, 4, 8, 16"],
+        ),
+        ("auto", {"bits": 4, "candidate_bits": 3}, "options.candidate_bits", ["a list of"]),
+        ("auto", {"bits": 4, "candidate_bits": [4, 4]}, "options.candidate_bits", ["two or more different"]),
+        ("auto", {"bits": 4, "group_size": 3}, "options.group_size", ["8 to 1024 or -1"]),
+        ("auto-0bits", {}, "options.bits", ["0", "from 1.0 to 32.0"]),
+        ("gptq-int4-g2048", {}, "options.group_size", ["2048", "from -1 to 1024"]),
+        ("auto-4.25bits-g32", {"bits": 4}, "options.bits", ["is 4", "says 4.25"]),
         ("gptq-int4-g128", {"num_bits": 3}, "options.num_bits", ["is 3", "says 4"]),
     ],
     ids=lambda value: str(value) if isinstance(value, str) else None,

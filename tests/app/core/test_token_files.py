@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from app import embedded
-from app.core.token_files import encode_documents, sample_windows, write_token_ids
+from app.core.token_files import encode_documents, sample_windows, split_windows, write_token_ids
 from app.errors import InvalidRequest
 
 
@@ -37,6 +37,27 @@ def test_short_text_gives_what_it_has_and_no_text_is_refused() -> None:
     assert sample_windows(range(20), 32, 64, seed=0) == [list(range(20))]
     with pytest.raises(InvalidRequest):
         sample_windows(range(15), 32, 64, seed=0)
+
+
+def test_held_out_windows_share_no_token_with_the_samples() -> None:
+    tokens = list(range(1000))
+
+    samples, windows = split_windows(tokens, 5, 4, 64, seed=3)
+
+    assert samples == sample_windows(tokens, 5, 64, seed=3)
+    assert [len(window) for window in windows] == [64] * 4
+    taken = [token for window in [*samples, *windows] for token in window]
+    assert len(set(taken)) == len(taken)
+
+
+def test_short_text_gives_a_quarter_to_what_is_held_out_and_one_window_is_refused() -> None:
+    samples, windows = split_windows(range(8 * 64), 32, 8, 64, seed=0)
+
+    assert (len(samples), len(windows)) == (6, 2)
+    assert sorted(token for window in [*samples, *windows] for token in window) == list(range(8 * 64))
+    with pytest.raises(InvalidRequest) as refused:
+        split_windows(range(127), 32, 8, 64, seed=0)
+    assert "127 tokens" in refused.value.message
 
 
 def test_default_calibration_is_enough_and_is_not_what_is_measured_on() -> None:

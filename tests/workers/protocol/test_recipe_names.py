@@ -12,6 +12,7 @@ from workers.protocol.recipe_names import (
     variant_suffix,
 )
 from workers.protocol.recipes import (
+    AutoRecipe,
     AwqRecipe,
     CastRecipe,
     Fp8Recipe,
@@ -26,6 +27,9 @@ from workers.protocol.recipes import (
 
 NAMED: list[tuple[Recipe, str]] = [
     (GptqRecipe(), "gptq-int4-g128"),
+    (AutoRecipe(bits=4.25), "auto-4.25bits-g128"),
+    (AutoRecipe(bits=3.0, group_size=-1, symmetric=False), "auto-3bits-channel-asym"),
+    (AutoRecipe(max_bytes=3_000_000_000, group_size=32), "auto-3000000000bytes-g32"),
     (GptqRecipe(num_bits=3, group_size=64, symmetric=False, act_order=False), "gptq-int3-g64-asym-noact"),
     (AwqRecipe(), "awq-int4-g128"),
     (AwqRecipe(symmetric=True), "awq-int4-g128-sym"),
@@ -52,14 +56,18 @@ def test_name_of_a_recipe_means_that_recipe(recipe: Recipe, name: str) -> None:
     assert msgspec.convert({"type": parsed[0], **parsed[1]}, Recipe) == recipe
 
 
-@pytest.mark.parametrize("name", ["gptq-int5-g128", "gptq-int4-g", "int4", "rtn-int4-g128-", "GPTQ", "", "cast-int8"])
+DATA_METHODS = {"gptq", "awq", "smoothquant", "auto"}
+OTHERS = ["gptq-int5-g128", "gptq-int4-g", "int4", "rtn-int4-g128-", "GPTQ", "", "cast-int8", "auto-4", "auto-4.5bytes"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_other_names_mean_nothing(name: str) -> None:
     assert parse_method(name) is None
 
 
 def test_tables_cover_every_method() -> None:
     assert set(LAYOUTS) == set(RECIPES)
-    assert {name for name, recipe in RECIPES.items() if needs_calibration(recipe())} == {"gptq", "awq", "smoothquant"}
+    assert {name for name, recipe in RECIPES.items() if needs_calibration(recipe())} == DATA_METHODS
 
 
 def test_bound_is_wider_with_fewer_bits() -> None:
