@@ -18,6 +18,7 @@ from app.core.choice import Delta
 from app.core.collected import Collected, collect
 from app.core.generation import Generation, Run
 from app.core.request import GenerationRequest
+from app.core.token_strings import TokenStrings
 from app.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 
 router = APIRouter()
@@ -77,6 +78,10 @@ async def _answer(generation: Generation, wanted: GenerationRequest, body: Compl
     return Response(_encode(content), media_type="application/json")
 
 
+def _lists_of(body: CompletionRequest, strings: TokenStrings) -> CompletionLogprobs:
+    return CompletionLogprobs(body.logprobs or 0, strings, shows_special=body.skip_special_tokens is False)
+
+
 def _choice(index: int, choice: Collected, run: Run, body: CompletionRequest) -> dict[str, Any]:
     state = run.choices[index]
     strings = run.text_model.token_strings
@@ -86,9 +91,7 @@ def _choice(index: int, choice: Collected, run: Run, body: CompletionRequest) ->
     result: dict[str, Any] = {
         "index": index,
         "text": (echoed_prompt(run, index, body) if body.echo else "") + choice.text,
-        "logprobs": None
-        if body.logprobs is None
-        else CompletionLogprobs(body.logprobs, strings).lists(token_ids, entries),
+        "logprobs": None if body.logprobs is None else _lists_of(body, strings).lists(token_ids, entries),
         "finish_reason": choice.finish_reason,
     }
     if body.prompt_logprobs is not None:
@@ -143,5 +146,5 @@ class CompletionChunks:
         if self._body.logprobs is None:
             return "null"
         if index not in self._logprobs:
-            self._logprobs[index] = CompletionLogprobs(self._body.logprobs, self._run.text_model.token_strings)
+            self._logprobs[index] = _lists_of(self._body, self._run.text_model.token_strings)
         return _encode(self._logprobs[index].lists(token_ids, entries)).decode()

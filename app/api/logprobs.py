@@ -28,20 +28,25 @@ def _chat_token(token_id: int, logprob: float, strings: TokenStrings) -> dict[st
 
 
 class CompletionLogprobs:
-    """`choices[].logprobs` of a completion: parallel lists. `offset` counts characters over several chunks."""
+    """`choices[].logprobs` of a completion: parallel lists. Offsets count the characters of `text` over several chunks.
 
-    def __init__(self, num_top: int, strings: TokenStrings) -> None:
+    shows_special: `text` has special tokens in it.
+    """
+
+    def __init__(self, num_top: int, strings: TokenStrings, *, shows_special: bool = False) -> None:
         self._num_top = num_top
         self._strings = strings
+        self._shows_special = shows_special
         self._offset = 0
 
     def lists(self, token_ids: list[int], entries: list[TokenLogprob] | list[TokenLogprob | None]) -> dict[str, Any]:
         """The lists of these tokens. An entry is None for a prompt's first token, which nothing precedes."""
         tokens = [self._strings.text(token_id) for token_id in token_ids]
         offsets: list[int] = []
-        for token in tokens:
+        for token_id, token in zip(token_ids, tokens, strict=True):
             offsets.append(self._offset)
-            self._offset += len(token)
+            if self._shows_special or not self._strings.is_special(token_id):
+                self._offset += len(token)
         return {
             "tokens": tokens,
             "token_logprobs": [None if entry is None else _finite(entry.logprob) for entry in entries],

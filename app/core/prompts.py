@@ -1,5 +1,7 @@
 """From a request's prompts to token ids that the model can take, or the error that says why not."""
 
+from typing import Final
+
 from app.core.answers import AnswerRules
 from app.core.chat_template import Conversation, render_conversation
 from app.core.renderer import Renderer
@@ -7,6 +9,9 @@ from app.core.request import GenerationRequest, Prompt
 from app.core.text import TextModel
 from app.errors import ContextLengthExceeded, InvalidRequest
 from workers.protocol.messages import ModelInfo
+
+# LangChain looks for the code in the text of the exception, where openai 3 shows the message alone.
+_CODE_IN_WORDS: Final = " (context_length_exceeded)"
 
 
 async def encode_prompts(
@@ -72,7 +77,7 @@ def _check_room(request: GenerationRequest, num_prompt_tokens: int, max_model_le
         raise ContextLengthExceeded(
             f"This model's maximum context length is {max_model_len} tokens. However, you requested "
             f"{num_prompt_tokens + asked} tokens ({num_prompt_tokens} in the {request.prompt_param}, {asked} in the "
-            f"completion). Please reduce {request.max_tokens_param}.",
+            f"completion). Please reduce {request.max_tokens_param}.{_CODE_IN_WORDS}",
             param=request.max_tokens_param,
         )
 
@@ -80,7 +85,7 @@ def _check_room(request: GenerationRequest, num_prompt_tokens: int, max_model_le
 def _too_long(request: GenerationRequest, requested: str, max_model_len: int) -> ContextLengthExceeded:
     return ContextLengthExceeded(
         f"This model's maximum context length is {max_model_len} tokens. However, you requested {requested} tokens. "
-        f"Please reduce the length of the {request.prompt_param}.",
+        f"Please reduce the length of the {request.prompt_param}.{_CODE_IN_WORDS}",
         param=request.prompt_param,
     )
 

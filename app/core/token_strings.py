@@ -36,7 +36,14 @@ class TokenStrings:
         self._is_byte_level = "ByteLevel" in kinds
         self._marks_words = bool(kinds & {"Metaspace", "Replace"})
         self._added = {int(token["id"]): str(token["content"]) for token in definition.get("added_tokens") or ()}
+        self._special = {
+            int(token["id"]) for token in definition.get("added_tokens") or () if token.get("special") is True
+        }
         self._known: dict[int, tuple[str, bytes]] = {}
+
+    def is_special(self, token_id: int) -> bool:
+        """True for a token that stands for no text, such as the beginning of a prompt."""
+        return token_id in self._special
 
     def text(self, token_id: int) -> str:
         """The token's text; a piece of a character reads `bytes:\\xe2`, as OpenAI writes it."""

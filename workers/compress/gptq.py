@@ -138,7 +138,7 @@ def output_error(difference: Tensor, hessian: Tensor) -> float:
 def _inverse_factor(hessian: Tensor, order: Tensor, dead: Tensor, percent: float) -> tuple[Tensor, float]:
     """Upper Cholesky factor of (H + damping)^-1, rows and columns in `order`, and the damping that let it be factored.
 
-    Takes the memory of about four Hessians: each is let go as soon as the next one is there.
+    Takes the memory of three Hessians beside the given one: each is let go as soon as the next one is there.
     """
     backwards = order.flip(0)
     diagonal = torch.where(dead, 1, hessian.diagonal().to(torch.float32))[order]

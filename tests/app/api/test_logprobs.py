@@ -55,3 +55,14 @@ def test_offsets_go_on_over_chunks_and_a_prompt_s_first_token_has_nothing(string
     assert first["text_offset"] == [0, len(strings.text(21))]
     assert second["text_offset"] == [len(strings.text(21)) + len(strings.text(20))]
     assert (first["token_logprobs"][0], first["top_logprobs"][0]) == (None, None)
+
+
+def test_offsets_count_special_tokens_only_where_the_text_shows_them(strings: TokenStrings) -> None:
+    bos, entry = 1, TokenLogprob(token_id=20, logprob=-3.0)
+    assert strings.is_special(bos)
+
+    hidden = CompletionLogprobs(0, strings).lists([bos, 20], [None, entry])
+    shown = CompletionLogprobs(0, strings, shows_special=True).lists([bos, 20], [None, entry])
+
+    assert hidden["text_offset"] == [0, 0]
+    assert shown["text_offset"] == [0, len(strings.text(bos))]
