@@ -13,17 +13,17 @@ from app.api.answer import json_answer
 from app.api.as_chat import chat_body, in_own_names
 from app.api.attended import run_attended
 from app.api.body import json_body
-from app.api.chat import to_conversation, to_request
+from app.api.chat import to_request
 from app.api.error_shapes import shaped
 from app.api.message_input import chat_messages, chat_switches, chat_tools
 from app.api.message_object import block, call_input, new_message, stop, usage
 from app.api.sse import Ending, EventStream, named_event
-from app.api.tools import to_tool_use
 from app.core.answers import answer_rules
-from app.core.chat_template import render_conversation
+from app.core.chat_template import Conversation
 from app.core.choice import Delta
 from app.core.generation import Generation, Run
 from app.core.parts import Part, Parts, collect_parts
+from app.core.prompts import rendered
 from app.core.renderer import Renderer
 from app.core.request import GenerationRequest
 from app.core.text import TextModels
@@ -63,11 +63,12 @@ async def count_tokens(
     texts: TextModels = request.app.state.texts
     renderer: Renderer = request.app.state.renderer
     text_model = await texts.get(variant.folder)
-    chat = _chat(body)
-    rules = answer_rules(to_request(chat), variant, text_model)
-    conversation = to_conversation(chat, to_tool_use(chat))
-    prompt = await render_conversation(renderer, text_model, conversation, rules.shown_family)
-    ids = await text_model.encode(rules.closed(prompt), adds_special_tokens=False)
+    wanted = to_request(_chat(body))
+    (conversation,) = wanted.prompts
+    assert isinstance(conversation, Conversation), "a chat has one"
+    rules = answer_rules(wanted, variant, text_model)
+    prompt = await rendered(conversation, text_model, renderer, rules)
+    ids = await text_model.encode(prompt, adds_special_tokens=False)
     return json_answer({"input_tokens": len(ids)})
 
 

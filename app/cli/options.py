@@ -19,12 +19,18 @@ def client_of(ctx: typer.Context) -> Client:
     return client
 
 
+def whole_path(model: str) -> str:
+    """A folder by its whole path, since the server works in another one; any other name as it is."""
+    is_folder = model.startswith((".", "/", "~")) or Path(model).is_dir()
+    return str(Path(model).expanduser().resolve()) if is_folder else model
+
+
+def is_known(client: Client, model: str) -> bool:
+    """True for a base that the server knows, and its variants: they go before a folder of that name."""
+    return model.partition("/")[0] in {base["id"] for base in client.get("/v1/bases")["data"]}
+
+
 def source_of(client: Client, model: str) -> str:
-    """What the server is to be told: a folder by its whole path, since the server works in another one. A base that
-    the server knows goes before a folder of its name.
-    """
-    is_path = model.startswith((".", "/", "~"))
-    if not is_path and not Path(model).is_dir():
-        return model
-    known = {base["id"] for base in client.get("/v1/bases")["data"]}
-    return model if model.partition("/")[0] in known else str(Path(model).expanduser().resolve())
+    """What the server is to be told."""
+    path = whole_path(model)
+    return model if path != model and is_known(client, model) else path

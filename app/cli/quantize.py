@@ -8,7 +8,7 @@ import typer
 
 from app.cli.client import Client
 from app.cli.jobs import describe, follow
-from app.cli.options import client_of, source_of
+from app.cli.options import client_of, is_known, whole_path
 from app.cli.terminal import CommandFailed, console, in_bytes, note, say
 
 _INTERRUPTED = 130
@@ -110,10 +110,9 @@ def quantize(
 
 def _base_of(client: Client, model: str) -> str:
     """The name of a model that the server knows; a folder or a hub id is registered first, without being loaded."""
-    known = {base["id"] for base in client.get("/v1/bases")["data"]}
-    if model.partition("/")[0] in known:
+    if is_known(client, model):
         return model
-    source = source_of(client, model)
+    source = whole_path(model)
     if "/" not in source:
         return model
     with console(stderr=True).status(f"registering {model}"):

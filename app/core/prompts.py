@@ -37,6 +37,11 @@ async def encode_prompts(
     return encoded
 
 
+async def rendered(conversation: Conversation, text_model: TextModel, renderer: Renderer, rules: AnswerRules) -> str:
+    """The text that the model is given for a conversation, by the rules of its answer."""
+    return rules.closed(await render_conversation(renderer, text_model, conversation, rules.shown_family))
+
+
 async def encode_prompt(
     request: GenerationRequest,
     prompt: Prompt,
@@ -51,8 +56,7 @@ async def encode_prompt(
     adds_special_tokens = request.adds_special_tokens
     if isinstance(prompt, Conversation):
         # templates write the special tokens themselves
-        rendered = await render_conversation(renderer, text_model, prompt, rules.shown_family)
-        prompt, adds_special_tokens = rules.closed(rendered), False
+        prompt, adds_special_tokens = await rendered(prompt, text_model, renderer, rules), False
     fewest = text_model.fewest_tokens(prompt)
     if fewest > info.max_model_len:
         raise _too_long(request, f"at least {fewest}", info.max_model_len)

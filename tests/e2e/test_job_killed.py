@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from cli_server import CliServer
+
+from tests.job_processes import job_pid
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -24,17 +25,6 @@ BODY = {
 }
 # Of the variant that is made; its card and its manifest have its name in them.
 WEIGHTS = ("model.safetensors", "config.json")
-
-
-def job_pid(server: CliServer) -> int | None:
-    """The process that works on a job now; None between two of them."""
-    for child in server.process.children(recursive=True):
-        try:
-            if child.cmdline()[1:4] == ["-m", "workers", "job"]:
-                return int(child.pid)
-        except psutil.NoSuchProcess:
-            continue
-    return None
 
 
 def finished(client: httpx.Client, job_id: str) -> dict[str, object]:
@@ -61,7 +51,7 @@ def test_job_killed_at_random_instants_ends_with_the_same_bytes(cli_server: CliS
             name = f"slimstory/cut{number}"
             answer = client.post("/v1/quantize", json={**BODY, "name": f"cut{number}"})
             time.sleep(chance.uniform(0.05, 0.95) * duration_s)
-            pid = job_pid(cli_server)
+            pid = job_pid(cli_server.process)
             visible = {variant["id"]: variant["state"] for variant in client.get("/v1/variants").json()["data"]}
             if pid is not None:
                 os.kill(pid, signal.SIGKILL)

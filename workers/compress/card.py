@@ -98,8 +98,7 @@ def _readers(layout: str, spec: CompressSpec) -> str:
         case "int-quantized" if not isinstance(spec.recipe, SmoothQuantRecipe):
             return _COMPRESSED_TENSORS
         case _:
-            is_head_read = not spec.quantize_head
-            return f"{_COMPRESSED_TENSORS}, and vLLM" if is_head_read else _COMPRESSED_TENSORS
+            return _COMPRESSED_TENSORS if spec.quantize_head else f"{_COMPRESSED_TENSORS}, and vLLM"
 
 
 def _folds(layers: LayerResults) -> str:

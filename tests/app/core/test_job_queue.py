@@ -1,7 +1,6 @@
 """The job queue of a real server, with real job processes that end before they have done much."""
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from app.core.server import Server
 from app.errors import Conflict, DiskFull, InvalidRequest, NotFound
 from app.schemas.jobs import JobObject, QuantizeBody
 from app.store import events
+from tests.job_processes import job_pid
 
 
 def spec(server: Server, **fields: object) -> QuantizeSpec:
@@ -132,22 +132,13 @@ async def killed_job(server: Server, kills: int) -> JobObject:
     """A job whose process gets SIGKILL in its first `kills` attempts, at its end."""
     job = await server.jobs.submit(spec(server), None)
     for attempt in range(1, kills + 1):
-        while (job_pid := running_job_pid()) is None or (await server.jobs.get(job.id)).attempt != attempt:
+        while (pid := job_pid(psutil.Process())) is None or (await server.jobs.get(job.id)).attempt != attempt:
             await asyncio.sleep(0.02)
-        os.kill(job_pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         while (now := await server.jobs.get(job.id)).attempt == attempt and now.finished is None:
             await asyncio.sleep(0.02)
     _ = [event async for event in server.jobs.events(job.id, 0, ping_s=10)]
     return await server.jobs.get(job.id)
-
-
-def running_job_pid() -> int | None:
-    for child in psutil.Process().children():
-        # a zombie has no command line any more
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if child.cmdline()[1:4] == ["-m", "workers", "job"]:
-                return int(child.pid)
-    return None
 
 
 async def test_job_whose_process_is_killed_goes_on_by_itself(server: Server) -> None:
