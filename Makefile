@@ -47,6 +47,16 @@ monitoring: $(DEVELOPMENT) ## Try dashboards and alerts with a real Prometheus (
 		SLIMSERVE_TEST_PROMETHEUS=.prometheus $(BIN)/pytest -q tests/e2e/test_prometheus.py $(PYTEST_ARGS); \
 		else echo "monitoring: skipped, Prometheus cannot be had here"; fi
 
+.PHONY: browser
+browser: $(DEVELOPMENT) ## Use the page in a real Chromium (Debian's, installed if this is root and there is none).
+	@if chromium=$$(sh scripts/get_chromium.sh); then \
+		SLIMSERVE_TEST_CHROMIUM=$$chromium $(BIN)/pytest -q tests/browser $(PYTEST_ARGS); \
+		else echo "browser: skipped, Chromium cannot be had here"; fi
+
+.PHONY: screenshots
+screenshots: $(DEVELOPMENT) ## Take the pictures in docs/images of a running server (URL=http://127.0.0.1:8080).
+	@$(BIN)/python scripts/screenshots.py "$$(sh scripts/get_chromium.sh)" $(or $(URL),http://127.0.0.1:8080) docs/images
+
 .PHONY: dashboards
 dashboards: $(DEVELOPMENT) ## Write the Grafana dashboards from scripts/dashboards.
 	@$(BIN)/python scripts/dashboards docker/grafana/dashboards

@@ -21,6 +21,7 @@ from app.api import (
     model_router,
     models,
     operations,
+    page,
     quantize,
     reports,
     responses,
@@ -30,6 +31,7 @@ from app.api import (
 from app.api.guard import Guard
 from app.api.handlers import install_handlers
 from app.api.openapi import describe_routes
+from app.api.page import PageFiles
 from app.api.variant_prefix import VariantPrefix
 from app.core.generation import Generation
 from app.core.renderer import Renderer
@@ -44,7 +46,7 @@ ROUTERS = (
     *(chat.router, completions.router, responses.router, messages.router, embeddings.router, generate.router),
     *(models.router, model_router.router),
     *(load.router, quantize.router, jobs.router, reports.router, variants.router, export.router, bases.router),
-    *(tokenize.router, operations.router, metrics.router, compare.router),
+    *(tokenize.router, operations.router, metrics.router, compare.router, page.router),
 )
 
 
@@ -64,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     install_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
+    app.mount("/page", PageFiles())
     describe_routes(app, [route for router in ROUTERS for route in router.routes])
     return app
 

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 # The scope's key of the asyncio transport, for a reader that must be cut off; None under other servers.
 TRANSPORT: Final = "slimserve.transport"
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
+# The page asks for the key, so it must come without one; it is the same for everybody.
+_PAGE: Final = re.compile(r"/|/page/[a-z_]+\.(?:css|js|svg)")
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST: Final = re.compile(r"(?:\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::\d{1,5})?")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -71,7 +73,8 @@ class Guard:
         if scope["path"] not in OPEN_PATHS:
             # probes call by the address of the day, and what they get tells nothing
             self._check_host(host)
-            self._keys.check(scope["path"], headers)
+            if not _PAGE.fullmatch(scope["path"]):
+                self._keys.check(scope["path"], headers)
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:20]) > self._max_body_bytes:
             raise _too_large(self._max_body_bytes)

@@ -1,9 +1,9 @@
 """GET /v1/jobs, /v1/jobs/{id} and its events, POST /v1/jobs/{id}/cancel."""
 
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from app.api.answer import json_answer
@@ -16,10 +16,10 @@ _PING: Final = b": ping\n\n"
 
 
 @router.get("/v1/jobs")
-async def list_jobs(request: Request) -> Response:
-    """Every job, newest first."""
+async def list_jobs(request: Request, limit: Annotated[int | None, Query(ge=1, le=10_000)] = None) -> Response:
+    """Every job, or the newest ones, newest first."""
     server: Server = request.app.state.server
-    return json_answer({"object": "list", "data": await server.jobs.list()})
+    return json_answer({"object": "list", "data": await server.jobs.list(limit)})
 
 
 @router.get("/v1/jobs/{job_id}")

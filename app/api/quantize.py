@@ -1,4 +1,4 @@
-"""POST /v1/quantize, and /v1/compress, which is the same: start a compression job."""
+"""POST /v1/quantize, and /v1/compress, which is the same: start a compression job. GET /v1/methods: what there is."""
 
 import re
 from typing import Annotated, Final
@@ -9,12 +9,19 @@ from starlette.responses import Response
 from app.api.answer import json_answer
 from app.api.body import json_body
 from app.core.compress_request import resolve_spec
+from app.core.methods import list_methods
 from app.core.server import Server
 from app.errors import InvalidRequest
 from app.schemas.jobs import QuantizeBody
 
 router = APIRouter()
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+@router.get("/v1/methods")
+async def methods() -> Response:
+    """Every method of compression, with its options."""
+    return json_answer({"object": "list", "data": list_methods()})
 
 
 @router.post("/v1/quantize")

@@ -73,6 +73,7 @@ def closing_lines(server: server_process.ServerProcess, model: str, run_dir: Pat
     return [
         *curl_lines(server.url, model),
         f"{command} --url {server.url} chat",
+        f"or open {server.url} in a browser",
         "",
         f"Stop it with: make stop, or {command} demo --stop --run-dir {shlex.quote(str(run_dir))}",
         f"Process {server.pid}, log {run_dir / 'server.log'}",

@@ -125,10 +125,10 @@ class Jobs:
         logger.info("job accepted", extra={"job_id": accepted.id, "variant": spec.variant})
         return self._object(accepted)
 
-    async def list(self) -> list[JobObject]:
-        """Every job, newest first."""
-        rows = await self._store.run(job_rows.select_all)
-        return [self._object(row) for row in reversed(rows)]
+    async def list(self, limit: int | None = None) -> list[JobObject]:
+        """Every job, or this many of them, newest first."""
+        rows = await self._store.run(job_rows.select_newest, limit)
+        return [self._object(row) for row in rows]
 
     async def get(self, job_id: str) -> JobObject:
         """One job. Raises NotFound."""

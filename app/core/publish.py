@@ -131,7 +131,7 @@ def note(connection: sqlite3.Connection, job: JobRow) -> JobRow:
 
 def recover(connection: sqlite3.Connection, data_dir: Path) -> None:
     """Bring jobs, rows and folders together after a crash at any moment; nothing is running now."""
-    for job in jobs.select_all(connection):
+    for job in jobs.select_open(connection):
         if job.state is JobState.PUBLISHING:
             _finish_publishing(connection, data_dir, job)
         elif job.state is JobState.RUNNING:

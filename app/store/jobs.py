@@ -71,9 +71,11 @@ def insert(connection: sqlite3.Connection, row: JobRow) -> None:
     )
 
 
-def select_all(connection: sqlite3.Connection) -> list[JobRow]:
-    """Every job, oldest first."""
-    return [_row(row) for row in connection.execute(f"SELECT {COLUMNS} FROM jobs ORDER BY created, id")]
+def select_newest(connection: sqlite3.Connection, limit: int | None = None) -> list[JobRow]:
+    """Every job, or this many of them, newest first."""
+    # to SQLite a negative limit is none
+    query = f"SELECT {COLUMNS} FROM jobs ORDER BY created DESC, id DESC LIMIT ?"
+    return [_row(row) for row in connection.execute(query, [-1 if limit is None else limit])]
 
 
 def select_open(connection: sqlite3.Connection) -> list[JobRow]:

@@ -1,0 +1,11 @@
+// One colour per variant, the same in every view: classes series-0 to series-7 of the style sheet.
+
+import { server } from "./server.js";
+
+const NUM_COLORS = 8;
+
+/** The class of a variant's colour, by its place among all variants. */
+export function colorOf(id) {
+  const index = server.variants.findIndex((one) => one.id === id);
+  return `series-${Math.max(0, index) % NUM_COLORS}`;
+}

@@ -1,0 +1,267 @@
+"""The page as its users see it: each view used with mouse or keyboard, and what the server then holds."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cli_server import CliServer, running_server
+from playwright.sync_api import Browser, Page, expect
+from watched import watched_page
+
+BF16 = "slimstory/bf16"
+INT3 = "slimstory/rtn-int3-g32"
+PATIENCE_MS = 120_000
+
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest.fixture(scope="session")
+def made(server: CliServer) -> CliServer:
+    """The server with a small measured variant beside the base's own, both loaded."""
+    with server.client() as client:
+        finish(client, "/v1/quantize", {"model": "slimstory", "method": "rtn-int3-g32"})
+        for variant in (BF16, INT3):
+            client.post("/v1/load", json={"model": variant, "wait": True}).raise_for_status()
+            finish(client, "/v1/measure", {"model": variant, "max_tokens": 600, "streams": [1, 2], "new_tokens": 8})
+    return server
+
+
+def finish(client: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    job = client.post(path, json=body).raise_for_status().json()
+    with client.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
+        events.read()
+    job = client.get(f"/v1/jobs/{job['id']}").json()
+    assert job["state"] == "succeeded", job["error"]
+
+
+def row(page: Page, variant: str) -> Any:
+    return page.locator(f'#variants tr[data-key="{variant}"]')
+
+
+def show(page: Page, view: str) -> None:
+    page.get_by_role("link", name=view).click()
+
+
+def test_variants_are_listed_and_can_be_unloaded_and_loaded(page: Page, server: CliServer) -> None:
+    expect(row(page, BF16)).to_contain_text("ready")
+
+    row(page, BF16).get_by_role("button", name="Unload").click()
+    expect(row(page, BF16)).to_contain_text("registered")
+    assert server.variant(BF16)["state"] == "registered"
+
+    row(page, BF16).get_by_role("button", name="Load").click()
+    expect(row(page, BF16)).to_contain_text("ready")
+    assert server.variant(BF16)["state"] == "ready"
+
+
+def test_compressing_shows_live_progress_and_then_the_variant(page: Page, server: CliServer) -> None:
+    page.get_by_role("button", name="Compress…").click()
+    page.get_by_label("Method", exact=True).select_option("int8")
+    page.get_by_role("button", name="Compress", exact=True).click()
+
+    expect(page.locator("#variants progress")).to_be_visible()
+    expect(page.locator("#variants .progress")).to_contain_text(re.compile(r"\d %"))
+    expect(row(page, "slimstory/int8")).to_contain_text("registered")
+    assert server.variant("slimstory/int8")["method"] == "int8"
+
+
+def test_refused_option_is_told_in_the_form_at_its_field(page: Page) -> None:
+    page.get_by_role("button", name="Compress…").click()
+    page.get_by_label("Method", exact=True).select_option("gptq")
+    page.get_by_label("group_size").fill("7")
+    page.get_by_role("button", name="Compress", exact=True).click()
+
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("'options.group_size': 7")
+    expect(page.get_by_label("group_size")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_what_the_server_says_is_never_read_as_html(page: Page) -> None:
+    page.get_by_role("button", name="Add a model…").click()
+    page.get_by_label("Model", exact=True).fill("<img src=x onerror=document.title='stolen'>")
+    page.get_by_role("button", name="Add", exact=True).click()
+
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("<img src=x")
+    expect(page.get_by_role("dialog").locator("img")).to_have_count(0)
+
+
+def test_comparison_shows_points_front_and_table_that_sorts(page: Page, made: CliServer) -> None:
+    show(page, "Compare")
+
+    points = page.locator("#compare figure").first.locator(".point")
+    expect(points.filter(has_text="bf16")).to_have_count(1)
+    expect(points.filter(has_text="rtn-int3-g32")).to_have_count(1)
+    names = page.locator("#compare tbody th")
+    page.get_by_role("button", name="KL").click()
+    expect(names.first).to_contain_text("bf16")
+    page.get_by_role("button", name="KL").click()
+    expect(page.locator('#compare th[aria-sort="descending"]')).to_contain_text("KL")
+    expect(page.locator("#compare tbody tr", has_text="rtn-int3-g32")).to_contain_text("ms")
+
+
+def test_recommendation_names_what_qualifies_and_what_does_not(page: Page, made: CliServer) -> None:
+    show(page, "Compare")
+    page.get_by_label("KL at most").fill("0.02")
+    page.get_by_role("button", name="Recommend").click()
+
+    card = page.locator("#compare article")
+    expect(card.locator("ol li").first).to_contain_text("slimstory/")
+    expect(card.locator("ul li", has_text="rtn-int3-g32").first).to_contain_text("kl_mean")
+
+
+def test_playground_streams_side_by_side_and_marks_where_answers_part(page: Page, made: CliServer) -> None:
+    with made.client() as client:
+        body = {"prompt": "The fox saw", "max_tokens": 32, "temperature": 0}
+        texts = {
+            variant: client.post("/v1/completions", json={"model": variant, **body}).json()["choices"][0]["text"]
+            for variant in (BF16, INT3)
+        }
+    assert texts[BF16] != texts[INT3]
+
+    page.keyboard.press("3")
+    for box in page.locator("#playground input[type=checkbox]").all():
+        box.set_checked(box.get_attribute("value") in texts)
+    page.get_by_label("As", exact=True).select_option("text")
+    page.get_by_label("Tokens at most").fill("32")
+    page.get_by_label("Prompt").fill("The fox saw")
+    page.keyboard.press("Control+Enter")
+
+    answers = page.locator("#playground .answers article")
+    for index in range(len(texts)):
+        expect(answers.nth(index)).to_contain_text("32 tokens")
+    expect(answers.nth(1)).to_contain_text("parts at token")
+    shown = {one.locator("h3").inner_text(): one.locator(".answer").text_content() for one in answers.all()}
+    assert shown == texts
+    same = answers.nth(1).locator(".answer span").text_content() or ""
+    marked = answers.nth(1).locator("mark").text_content() or ""
+    assert texts[BF16].startswith(same)
+    assert marked
+    assert not texts[BF16][len(same) :].startswith(marked[0])
+
+
+def test_uncompressed_variant_judges_the_answers(page: Page, made: CliServer) -> None:
+    show(page, "Playground")
+    page.get_by_label("Tokens at most").fill("8")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Ask the original").click()
+
+    expect(page.locator("#playground .answers article").first).to_contain_text("mean log-probability of -")
+
+
+def test_escape_stops_answers_and_the_server_stops_working(browser: Browser, tmp_path: Path) -> None:
+    # 20 s for 400 tokens, so that there is something to stop on a machine of any speed
+    slow = running_server(tmp_path, SLIMSERVE_FAULTS="worker.step:hang=0.05")
+    with slow as server, watched_page(browser, server.url) as page:
+        show(page, "Playground")
+        page.get_by_label("As", exact=True).select_option("text")
+        page.get_by_label("Tokens at most").fill("400")
+        page.get_by_label("Prompt").press("Control+Enter")
+        expect(page.locator("#playground .answer span").first).not_to_be_empty()
+        page.keyboard.press("Escape")
+
+        expect(page.locator("#playground .answers")).to_contain_text("stopped")
+        with server.client() as client:
+            while "cancelled" not in ended(client.get("/metrics").text):
+                page.wait_for_timeout(50)
+            assert "length" not in ended(client.get("/metrics").text)
+
+
+def ended(metrics: str) -> set[str]:
+    """How requests have ended so far."""
+    return set(re.findall(r'^slimserve_requests_total\{finish_reason="(\w+)".* [1-9]', metrics, re.MULTILINE))
+
+
+def test_live_charts_follow_the_traffic(page: Page, made: CliServer) -> None:
+    show(page, "Live")
+    expect(page.locator("#live .line").first).to_be_attached()
+    with made.client() as client:
+        client.post("/v1/completions", json={"model": BF16, "prompt": "One day", "max_tokens": 32}).raise_for_status()
+
+    for title in ("TTFT", "TPOT", "Throughput", "Memory"):
+        chart = page.locator("#live figure", has_text=title)
+        expect(chart.locator(".line, .dot").first).to_be_attached()
+
+
+def test_jobs_tell_their_outcome(page: Page, made: CliServer) -> None:
+    show(page, "Jobs")
+
+    expect(page.locator("#jobs tr", has_text="quantize rtn")).to_contain_text("KL")
+    expect(page.locator("#jobs tr", has_text="measure").first).to_contain_text("tokens/s at 1")
+
+
+def test_cancelled_job_leaves_nothing(page: Page, server: CliServer) -> None:
+    page.get_by_role("button", name="Compress…").click()
+    page.get_by_label("Method", exact=True).select_option("awq")
+    page.get_by_label("group_size").fill("32")
+    page.get_by_role("button", name="Compress", exact=True).click()
+    show(page, "Jobs")
+    job = page.locator("#jobs tr", has_text="awq")
+    job.get_by_role("button", name="Cancel").click()
+
+    expect(job).to_contain_text("cancelled")
+    with server.client() as client:
+        assert "awq" not in client.get("/v1/variants").text
+
+
+def test_page_can_be_used_by_keyboard_alone(page: Page) -> None:
+    expect(row(page, BF16)).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#compare")).to_be_visible()
+    page.keyboard.press("1")
+    expect(page.locator("#variants")).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def background(page: Page) -> str:
+    return str(page.evaluate("getComputedStyle(document.documentElement).backgroundColor"))
+
+
+def test_dark_mode_follows_the_system_and_the_button(browser: Browser, server: CliServer) -> None:
+    with watched_page(browser, server.url, color_scheme="dark") as page:
+        dark = background(page)
+        page.get_by_role("button", name="Colours: as the system has them").click()
+        light = background(page)
+        page.reload()
+
+        assert dark != light
+        assert background(page) == light
+
+
+def test_keys_are_asked_for_and_open_what_they_may(browser: Browser, tmp_path: Path) -> None:
+    keys = {"SLIMSERVE_API_KEYS": "sk-admin-0123456789", "SLIMSERVE_INFERENCE_KEYS": "sk-infer-0123456789"}
+    with running_server(tmp_path, **keys) as server, watched_page(browser, server.url) as page:
+        dialog = page.get_by_role("dialog", name="API key")
+        dialog.get_by_label("Key", exact=True).fill("wrong")
+        dialog.get_by_role("button", name="Use it").click()
+        expect(dialog.get_by_role("alert")).to_contain_text("Incorrect API key")
+
+        dialog.get_by_label("Key", exact=True).fill("sk-infer-0123456789")
+        dialog.get_by_role("button", name="Use it").click()
+        expect(page.locator("#connection")).to_contain_text("This key is for inference")
+        show(page, "Playground")
+        page.get_by_label("Tokens at most").fill("4")
+        page.get_by_role("button", name="Send").click()
+        expect(page.locator("#playground .answers")).to_contain_text("4 tokens")
+
+        page.get_by_role("button", name="API key").click()
+        page.get_by_role("dialog").get_by_label("Key", exact=True).fill("sk-admin-0123456789")
+        page.get_by_role("dialog").get_by_role("button", name="Use it").click()
+        show(page, "Variants")
+        expect(row(page, BF16)).to_contain_text("ready")
+
+
+def test_page_says_when_the_server_is_gone_and_comes_back(page: Page) -> None:
+    page.context.set_offline(True)
+    expect(page.locator("#connection")).to_contain_text("does not answer")
+    page.context.set_offline(False)
+    expect(page.locator("#connection")).to_be_empty()
