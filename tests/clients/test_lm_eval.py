@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,18 @@ def loaded(http: httpx.Client, model: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def variants(server: CliServer) -> dict[str, dict[str, Any]]:
-    """Method -> the variant of the embedded model, all in fp32."""
+def variants(server: CliServer) -> Iterator[dict[str, dict[str, Any]]]:
+    """Method -> the variant of the embedded model, all in fp32. Other tests find the server as it was."""
     with server.client() as http:
         jobs = {method: http.post("/v1/quantize", json={"model": MODEL, "method": method}).json() for method in METHODS}
         for job in jobs.values():
             http.get(f"/v1/jobs/{job['id']}/events", timeout=None)
-        return {"fp32": loaded(http, MODEL)} | {method: loaded(http, job["variant"]) for method, job in jobs.items()}
+        found = {"fp32": loaded(http, MODEL)} | {method: loaded(http, job["variant"]) for method, job in jobs.items()}
+        yield found
+        for variant in found.values():
+            http.post("/v1/unload", json={"model": variant["id"], "wait": True}).raise_for_status()
+        for job in jobs.values():
+            http.delete(f"/v1/variants/{job['variant']}").raise_for_status()
 
 
 @pytest.fixture(scope="module")
