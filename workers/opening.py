@@ -45,7 +45,9 @@ def open_model(
     device = resolve_device(spec.device)
     config = read_json(Path(spec.path) / "config.json")
     on_phase("building")
-    loaded = load_model(Path(spec.path), dtype=spec.dtype, device=device, on_progress=on_bytes)
+    loaded = load_model(
+        Path(spec.path), dtype=spec.dtype, device=device, on_progress=on_bytes, is_unrounded=spec.is_unrounded
+    )
     prepack_linears(loaded.model)
     on_phase("proving")
     num_positions = max_model_len(config)

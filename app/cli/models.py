@@ -13,7 +13,7 @@ ModelArgument = Annotated[
     str, typer.Argument(help="A variant (name/int8), a base name, a local model folder, or an id on the hub.")
 ]
 DtypeOption = Annotated[
-    str, typer.Option("--dtype", help="Number type of what is not compressed: auto, fp32, bf16, fp16.")
+    str, typer.Option("--dtype", help="Number type of what is not compressed: auto, fp32 (exact), bf16, fp16.")
 ]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", show_default="the server's --device")

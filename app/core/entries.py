@@ -82,12 +82,16 @@ class Entry:
         return fit.estimated_bytes(self.row.weight_bytes, kv_cache_bytes)
 
     def serve_spec(self, request: LoadRequest, dtype: DtypeName, settings: Settings) -> ServeSpec:
-        """The order to a worker. dtype: of the variant, never what the request left open."""
+        """The order to a worker. dtype: of the variant, never what the request left open.
+
+        Who asks for fp32 by name gets it in every product; a base that is in fp32 anyway may round to be fast.
+        """
         return ServeSpec(
             variant=self.row.id,
             path=str(self.folder),
             device=request.device or settings.device,
             dtype=dtype,
+            is_unrounded=request.dtype == "fp32",
             max_model_len=request.max_model_len,
             max_num_seqs=settings.max_num_seqs,
             kv_cache_bytes=request.kv_cache_bytes,

@@ -1,7 +1,6 @@
-"""Scores by transformers' own models, as lm-eval defines them: one JSON object, variant -> kind -> document -> scores.
+"""Scores by transformers' own models, as lm-eval defines them: one JSON object, variant -> document -> scores.
 
-usage: reference_scores.py JSONL NAME=FOLDER... Of each folder there are two kinds of scores: `plain`, in fp32 with the
-weights that the file stands for, and `served`, with the products of slimserve's kernels, some of which round to bf16.
+usage: reference_scores.py JSONL NAME=FOLDER... All in fp32, with the weights that the files stand for.
 """
 
 import json
@@ -13,18 +12,14 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workers.checkpoint.load import load_model
-from workers.formats.prepacked import prepack_linears
 from workers.formats.swap import quantized_linears
 
 
-def load_ours(folder: Path) -> nn.Module:
-    """transformers' module tree in fp32, with slimserve's linears where the file has compressed weights."""
-    return load_model(folder, dtype="fp32", device=torch.device("cpu"), on_progress=lambda done, total: None).model
-
-
 def plain_model(folder: Path) -> nn.Module:
-    """Nothing but transformers, in fp32, with the weights that the file stands for."""
-    ours = load_ours(folder)
+    """Nothing but transformers; compressed weights are read by slimserve and expanded."""
+    ours = load_model(
+        folder, dtype="fp32", device=torch.device("cpu"), on_progress=lambda done, total: None, is_unrounded=True
+    ).model
     linears = quantized_linears(ours)
     if not linears:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -32,13 +27,6 @@ def plain_model(folder: Path) -> nn.Module:
     model = AutoModelForCausalLM.from_config(ours.config, dtype=torch.float32).eval()
     model.load_state_dict({name: weights[name] for name in model.state_dict()})
     return model
-
-
-def served_model(folder: Path) -> nn.Module:
-    """transformers' forward over the products that a server makes on this machine."""
-    ours = load_ours(folder)
-    prepack_linears(ours)
-    return ours.eval()
 
 
 @torch.inference_mode()
@@ -56,14 +44,11 @@ def main() -> None:
     scores = {}
     for argument in sys.argv[2:]:
         name, _, folder = argument.partition("=")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        scores[name] = {
-            kind: [
-                [score(model, tokenizer, document["context"], ending) for ending in document["endings"]]
-                for document in documents
-            ]
-            for kind, model in (("plain", plain_model(Path(folder))), ("served", served_model(Path(folder))))
-        }
+        tokenizer, model = AutoTokenizer.from_pretrained(folder), plain_model(Path(folder))
+        scores[name] = [
+            [score(model, tokenizer, document["context"], ending) for ending in document["endings"]]
+            for document in documents
+        ]
     sys.stdout.write(json.dumps(scores))
 
 

@@ -67,11 +67,13 @@ class LoadedModel:
     num_parameters: int
 
 
-def load_model(path: Path, *, dtype: DtypeName, device: torch.device, on_progress: Progress) -> LoadedModel:
+def load_model(
+    path: Path, *, dtype: DtypeName, device: torch.device, on_progress: Progress, is_unrounded: bool = False
+) -> LoadedModel:
     """Load any causal LM of transformers from safetensors, plain or compressed in a layout that slimserve reads.
 
-    on_progress gets (bytes done, bytes in all), at least once per tensor. Nothing is fetched and no code of the folder
-    runs. Raises WorkerError: unsafe_checkpoint, variant_corrupt or unsupported_model.
+    is_unrounded: see `build_linear`. on_progress gets (bytes done, bytes in all), at least once per tensor. Nothing is
+    fetched and no code of the folder runs. Raises WorkerError: unsafe_checkpoint, variant_corrupt or unsupported_model.
     """
     check_folder(path)
     checkpoint = _Checkpoint.read(path)
@@ -80,7 +82,9 @@ def load_model(path: Path, *, dtype: DtypeName, device: torch.device, on_progres
     with _reporting_weights(progress.first, checkpoint.headers):
         model, names = _read(checkpoint, target)
     _move(model, device, progress.second)
-    formats = set() if names is None else _fill(model, checkpoint, names, target, device, progress)
+    formats: set[str] = set()
+    if names is not None:
+        formats = _fill(model, checkpoint, names, progress, dtype=target, device=device, is_unrounded=is_unrounded)
     model.requires_grad_(False)
     return LoadedModel(
         model=model,
@@ -248,9 +252,11 @@ def _fill(
     model: PreTrainedModel,
     checkpoint: _Checkpoint,
     names: StoredNames,
+    progress: "_HalfAndHalf",
+    *,
     dtype: torch.dtype,
     device: torch.device,
-    progress: "_HalfAndHalf",
+    is_unrounded: bool,
 ) -> set[str]:
     """Put a compressed layer, or an expert's plain one, into every vacant place, one at a time.
 
@@ -271,7 +277,8 @@ def _fill(
             vacant.in_features,
         )
         formats.add(codes.format)
-        model.set_submodule(name, build_linear(codes, vacant.bias, dtype=dtype, device=device))
+        layer = build_linear(codes, vacant.bias, dtype=dtype, device=device, is_unrounded=is_unrounded)
+        model.set_submodule(name, layer)
         progress.both(sum(header.num_bytes for header in held.values()))
 
     def read(name: str) -> Tensor:

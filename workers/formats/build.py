@@ -36,13 +36,24 @@ _LAYERS: dict[type, tuple[tuple[_Accepts, _FromCodes], ...]] = {
     Float8Codes: ((_always, Float8Linear.from_codes),),
     OutlierCodes: ((_always, LlmInt8Linear.from_codes),),
 }
+# What takes the place of layers whose op on the CPU rounds activations to bf16.
+_UNROUNDED_ON_CPU: dict[_FromCodes, _FromCodes] = {
+    Int8Linear.from_codes: GridLinear.from_codes,
+    Int4Linear.from_codes: Int4Linear.with_wide_scales,
+}
 
 
-def build_linear(codes: Codes, bias: Tensor | None, *, dtype: torch.dtype, device: torch.device) -> QuantizedLinear:
+def build_linear(
+    codes: Codes, bias: Tensor | None, *, dtype: torch.dtype, device: torch.device, is_unrounded: bool = False
+) -> QuantizedLinear:
     """The layer for one weight, in eval mode, on `device`, with tensors of its own memory or of the codes'.
 
-    dtype: of the activations and so of the bias. Raises WorkerError (variant_corrupt) for weights that are not numbers.
+    dtype: of the activations and so of the bias. is_unrounded: products take activations as they are, but for what the
+    format itself rounds, however slow that is on this device. Raises WorkerError (variant_corrupt) for weights that are
+    not numbers.
     """
     held = None if bias is None else frozen(bias.detach().to(device, dtype))
     from_codes = next(make for accepts, make in _LAYERS[type(codes)] if accepts(codes))
+    if is_unrounded and device.type == "cpu":
+        from_codes = _UNROUNDED_ON_CPU.get(from_codes, from_codes)
     return from_codes(codes, held, dtype=dtype, device=device).eval()

@@ -20,8 +20,8 @@ class Int4Linear(QuantizedLinear):
     """y = x[columns] ((q - 8) * s + o)^T + b.
 
     packed: the codes q as `int4_layout` has them. scale_and_offset: (G, padded N, 2), in bf16 on the CPU, whose op
-    wants it so (methods that round to a bf16 scale lose nothing), in the activations' dtype elsewhere. column_order:
-    (K,), int64, or None.
+    wants it so (methods that round to a bf16 scale lose nothing), in the activations' dtype elsewhere. In fp32 the op
+    is not used, and nothing is rounded. column_order: (K,), int64, or None.
 
     With zero points the offset o = s * (8 - z) is rounded too, so this is (q - z) * s but for 2**-8 |8 - z| s at most,
     a 37th of a step: no more than the op's own rounding of (q - 8) * s + o to bf16. On two variants of slimstory it
@@ -53,11 +53,38 @@ class Int4Linear(QuantizedLinear):
         length = columns.equal_length(codes)
         return length is not None and length % min(cpu_int4.GROUP_SIZES) == 0
 
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """fp32 where the scales are too wide for the CPU's op."""
+        return super().product_dtype if self._suits_op else torch.float32
+
+    @property
+    def kernel(self) -> str:
+        """As for every layer; `ops.EMULATED` where the scales are too wide for the CPU's op."""
+        return super().kernel if self._suits_op else ops.EMULATED
+
+    @property
+    def _suits_op(self) -> bool:
+        return self.device.type != "cpu" or self.scale_and_offset.dtype is cpu_int4.SCALE_DTYPE
+
     @classmethod
     def from_codes(
         cls, codes: GridCodes, bias: Tensor | None, *, dtype: torch.dtype, device: torch.device
     ) -> "Int4Linear":
         """The layer that multiplies with `codes`, which it accepts."""
+        return cls._build(codes, bias, cpu_int4.SCALE_DTYPE if device.type == "cpu" else dtype, device)
+
+    @classmethod
+    def with_wide_scales(
+        cls, codes: GridCodes, bias: Tensor | None, *, dtype: torch.dtype, device: torch.device
+    ) -> "Int4Linear":
+        """The same in fp32, slowly on the CPU. dtype: of the activations, no matter here."""
+        return cls._build(codes, bias, torch.float32, device)
+
+    @classmethod
+    def _build(
+        cls, codes: GridCodes, bias: Tensor | None, scale_dtype: torch.dtype, device: torch.device
+    ) -> "Int4Linear":
         runs, order = columns.in_equal_runs(_centered(codes))
         on_cpu = device.type == "cpu"
         block_rows = (on_cpu and cpu_int4.block_rows()) or int4_layout.BLOCK_ROWS
@@ -69,7 +96,7 @@ class Int4Linear(QuantizedLinear):
             runs.scale.repeat_interleave(repeats, dim=1),
             runs.zero.repeat_interleave(repeats, dim=1),
             packed.shape[0] * block_rows,
-            torch.bfloat16 if on_cpu else dtype,
+            scale_dtype,
         )
         return cls(
             packed.to(device),

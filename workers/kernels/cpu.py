@@ -2,13 +2,20 @@
 
 A product with one row reads every weight once and computes little: it costs what its bytes cost, so int8 can be twice
 as fast as bf16. torch has one op that reads int8 weights directly, `_weight_int8pack_mm`. It is made for bf16
-activations (fp32 ones take a scalar path, 6 to 9 times slower than bf16) and for few rows; from about 12 rows on,
-expanding the weight to bf16 and one ordinary product are faster.
+activations (fp32 ones take a scalar path, 6 to 9 times slower than bf16).
 
-Precision: x is rounded to bf16 wherever the packed op is in use, for any number of rows, so that prefill, decode and
-measured quality see the same numbers. For fp32 activations this costs a relative error of up to 2**-8 per number, about
-0.1 % rms per output. int8 weights themselves stand at 0.8 % (a step of max|w| / 127, with max|w| near 3.7 sigma, has
-an rms rounding error of 3.7 / 127 / sqrt(12) sigma), so the total grows by a fiftieth.
+Rows: where a packed op is in use, it is for any number of rows, although expanding the weight to bf16 and one ordinary
+product take less time from about 24 rows on (Zen 5, 256 rows: 0.4 of it at 4864 x 896, 0.7 at 4096 x 4096). What a
+request gets must not depend on who else is in its step, and two products that round to bf16 differ, however alike they
+are: a sum taken in another order now and then falls to the other side of a rounding, the next layer's roundings spread
+that to every number, and after a few layers the answers are as far apart as bf16 makes any two. With 4-bit weights and
+5 layers that was 0.2 nats in a sentence's log-likelihood. The packed ops take the terms of each sum in one order,
+whatever the number of rows; `packed_op_wins` sees to it.
+
+Precision: x is rounded to bf16, and the product too. For fp32 activations this costs a relative error of up to 2**-8
+per number, about 0.1 % rms per output. int8 weights themselves stand at 0.8 % (a step of max|w| / 127, with max|w| near
+3.7 sigma, has an rms rounding error of 3.7 / 127 / sqrt(12) sigma), so the total grows by a fiftieth. Models that are
+loaded for products in fp32 have other layers: see `formats.build`.
 """
 
 import functools
@@ -18,9 +25,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from workers.device import cpu_has_fast_bf16
+from workers.kernels.batch_invariance import CHECK_ROWS, is_batch_invariant
 from workers.kernels.timing import is_worth_it
 
-MAX_PACKED_ROWS = 8
 # The op reads 32 columns at a time and does not look where a row ends: with other widths it read past the end of the
 # weight (infinities, or a segmentation fault, torch 2.13).
 _PACKED_COLUMNS = 32
@@ -33,7 +40,7 @@ def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -
     num_outputs, num_columns = weight.shape
     rows = x.reshape(-1, num_columns)
     has_packed = packed_op_wins()
-    if has_packed and num_columns % _PACKED_COLUMNS == 0 and 0 < rows.shape[0] <= MAX_PACKED_ROWS:
+    if has_packed and num_columns % _PACKED_COLUMNS == 0 and rows.shape[0]:
         product = packed_product(rows, weight, scale)
     else:
         product = dequantized_product(rows, weight, scale, round_to_bf16=has_packed)
@@ -63,24 +70,24 @@ def dequantized_product(rows: Tensor, weight: Tensor, scale: Tensor, *, round_to
 def packed_op_wins() -> bool:
     """Whether torch's int8 op is worth using on this machine, tried once, on first use (about 20 ms).
 
-    It must agree with expanding the weight, and not be slower for one row. Expanding is never more than a few times
-    slower than a plain product, so an op with only a scalar path here loses; where it has a fast path it wins by 2 to 3
-    times.
+    It must agree with expanding the weight, give a row the same numbers alone and among others, and not be slower for
+    one row. Expanding is never more than a few times slower than a plain product, so an op with only a scalar path here
+    loses; where it has a fast path it wins by 2 to 3 times.
     One fixed shape and not the model's own: on a shape of a few microseconds noise would decide, and a restart could
     change the last digits of every answer.
     """
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(-127, 128, _CHECK_SHAPE, dtype=torch.int8, generator=generator)
     scale = torch.full((_CHECK_SHAPE[0], 1), 1 / 128, dtype=torch.bfloat16)
-    rows = torch.randn(1, _CHECK_SHAPE[1], generator=generator).to(torch.bfloat16)
+    rows = torch.randn(CHECK_ROWS, _CHECK_SHAPE[1], generator=generator).to(torch.bfloat16)
 
-    def packed() -> Tensor:
-        return packed_product(rows, weight, scale)
+    def packed(x: Tensor) -> Tensor:
+        return packed_product(x, weight, scale)
 
-    def dequantized() -> Tensor:
-        return dequantized_product(rows, weight, scale, round_to_bf16=True)
+    def dequantized(x: Tensor) -> Tensor:
+        return dequantized_product(x, weight, scale, round_to_bf16=True)
 
     # Outputs are sums of 1,024 terms near 0.6, so about 18 in size and 80 at most: one bf16 step is 0.5 there.
-    if not torch.allclose(packed(), dequantized(), rtol=2**-6, atol=0.5):
+    if not torch.allclose(packed(rows[:1]), dequantized(rows[:1]), rtol=2**-6, atol=0.5):
         return False
-    return is_worth_it(packed, dequantized)
+    return is_batch_invariant(packed, rows) and is_worth_it(lambda: packed(rows[:1]), lambda: dequantized(rows[:1]))

@@ -1,12 +1,12 @@
 """`int4_linear` on the CPU.
 
 torch's `_weight_int4pack_mm_for_cpu` reads 4-bit codes directly and needs bf16 activations, scales and offsets (with
-fp32 ones it was 43 times slower). Its time grows with the rows; from about 32 on, expanding the weight tile by tile and
-ordinary products are faster.
+fp32 ones it was 43 times slower). Where it is in use, it is for any number of rows; `cpu` says why. Measured at
+4096 x 4096 and 4864 x 896 on two Zen 5 cores, expanding the weight tile by tile would take 28 times as long at 1 row,
+as long at 128, and half as long at 512.
 
-Precision: as for int8, x is rounded to bf16 wherever the op is in use, for any number of rows. The op also rounds each
-expanded weight to bf16, a relative 2**-8 at most, beside which a 4-bit grid (steps of a seventh of the group's maximum)
-is off by about 10 %.
+Precision: as for int8, x is rounded to bf16, and the product too. The op also rounds each expanded weight to bf16, a
+relative 2**-8 at most, beside which a 4-bit grid (steps of a seventh of the group's maximum) is off by about 10 %.
 """
 
 import functools
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from workers.kernels import int4_layout
+from workers.kernels.batch_invariance import CHECK_ROWS, is_batch_invariant
 from workers.kernels.tiles import finish, rows_per_tile, tiled_product
 from workers.kernels.timing import is_worth_it
 
-# Crossover measured at 4096 x 4096 and 4864 x 896, AVX-512 with AMX: at 32 rows both take 13 ms and 3.3 ms.
-MAX_PACKED_ROWS = 32
 GROUP_SIZES = (32, 64, 128, 256)
+SCALE_DTYPE = torch.bfloat16
 # The check: 2 MiB of codes, rows that fill whole blocks, four groups per row.
 _CHECK_SHAPE = (4096, 1024)
 _CHECK_GROUPS = 4
@@ -29,14 +29,9 @@ _CHECK_GROUPS = 4
 def int4_linear(x: Tensor, packed: Tensor, scale_and_offset: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
     """`reference.int4_linear` for CPU tensors, within the rounding that the module's docstring describes."""
     rows = x.reshape(-1, x.shape[-1])
-    has_op = packed_op_wins() and scale_and_offset.dtype is torch.bfloat16 and packed.shape[2] * 2 == block_rows()
-    if has_op and 0 < rows.shape[0] <= MAX_PACKED_ROWS:
-        product = packed_product(rows, packed, scale_and_offset, out_features)
-    else:
-        # bf16 and back for fp32 activations: the same numbers as with few rows
-        seen = rows.to(torch.bfloat16) if has_op else rows
-        product = dequantized_product(seen, packed, scale_and_offset, out_features)
-    return finish(product, x, bias)
+    has_op = packed_op_wins() and scale_and_offset.dtype is SCALE_DTYPE and packed.shape[2] * 2 == block_rows()
+    multiply = packed_product if has_op and rows.shape[0] else dequantized_product
+    return finish(multiply(rows, packed, scale_and_offset, out_features), x, bias)
 
 
 def packed_product(rows: Tensor, packed: Tensor, scale_and_offset: Tensor, out_features: int) -> Tensor:
@@ -86,7 +81,8 @@ def block_rows() -> int:
 def packed_op_wins() -> bool:
     """Whether torch's int4 op is worth using on this machine, tried once, on first use (about 50 ms).
 
-    It must read our layout, agree with expanding the weight, and not be slower for one row; see `cpu.packed_op_wins`.
+    It must read our layout, agree with expanding the weight, give a row the same alone and among others, and not be
+    slower for one row; see `cpu.packed_op_wins`.
     """
     if not block_rows():
         return False
@@ -96,15 +92,15 @@ def packed_op_wins() -> bool:
         0, 256, (num_rows // block_rows(), num_columns, block_rows() // 2), dtype=torch.uint8, generator=generator
     )
     scale_and_offset = torch.rand(_CHECK_GROUPS, num_rows, 2, generator=generator).to(torch.bfloat16)
-    rows = torch.randn(1, num_columns, generator=generator).to(torch.bfloat16)
+    rows = torch.randn(CHECK_ROWS, num_columns, generator=generator).to(torch.bfloat16)
 
-    def with_op() -> Tensor:
-        return packed_product(rows, packed, scale_and_offset, num_rows)
+    def with_op(x: Tensor) -> Tensor:
+        return packed_product(x, packed, scale_and_offset, num_rows)
 
-    def dequantized() -> Tensor:
-        return dequantized_product(rows, packed, scale_and_offset, num_rows)
+    def dequantized(x: Tensor) -> Tensor:
+        return dequantized_product(x, packed, scale_and_offset, num_rows).to(torch.bfloat16)
 
     # Sums of 1,024 terms near 2.5: about 80 in size, several hundred at most, where a bf16 step is 2.
-    if not torch.allclose(with_op().to(torch.float32), dequantized(), rtol=2**-6, atol=2.0):
+    if not torch.allclose(with_op(rows[:1]), dequantized(rows[:1]), rtol=2**-6, atol=2.0):
         return False
-    return is_worth_it(with_op, dequantized)
+    return is_batch_invariant(with_op, rows) and is_worth_it(lambda: with_op(rows[:1]), lambda: dequantized(rows[:1]))

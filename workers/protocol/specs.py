@@ -75,8 +75,9 @@ class ServeSpec(Struct, frozen=True, kw_only=True, tag=True):
 
     path: local folder with safetensors, config.json and tokenizer.json. device: "auto", "cpu", "cuda", "cuda:0".
     dtype: of weights and activations that are not quantized; "auto" takes the checkpoint's, where the device runs
-    it fast. max_model_len: tokens per sequence, None = the model's own. kv_cache_bytes: None = a share of what is
-    free. num_threads: torch intra-op threads, None = torch's own choice. lane: "auto" proves the packed lane at load.
+    it fast. is_unrounded: compressed layers multiply in that dtype too, also where a shorter one is faster.
+    max_model_len: tokens per sequence, None = the model's own. kv_cache_bytes: None = a share of what is free.
+    num_threads: torch intra-op threads, None = torch's own choice. lane: "auto" proves the packed lane at load.
     tokenizer_path: the tokenizer.json that grammars are compiled for, None = outputs cannot be constrained.
     verdict_dir: where lane verdicts are cached, None = not cached. echo: serve the stand-in model and ignore `path`.
     """
@@ -85,6 +86,7 @@ class ServeSpec(Struct, frozen=True, kw_only=True, tag=True):
     path: str
     device: str = "auto"
     dtype: DtypeName = "auto"
+    is_unrounded: bool = False
     max_model_len: int | None = None
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 2048

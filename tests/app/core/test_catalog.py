@@ -128,6 +128,17 @@ async def test_folder_becomes_a_base_named_after_it_once(server: Server, model_f
     assert taken.value.code == "base_exists"
 
 
+async def test_only_fp32_asked_for_by_name_forbids_rounding(server: Server, model_folder: Path) -> None:
+    await server.loader.load(LoadRequest(model=str(model_folder), dtype="fp32"), wait=False)
+    entry = server.catalog.entry("my-model/fp32")
+
+    left_open = entry.serve_spec(LoadRequest(model="my-model/fp32"), "fp32", server.settings)
+
+    assert entry.life.spec is not None
+    assert (entry.life.spec.dtype, entry.life.spec.is_unrounded) == ("fp32", True)
+    assert (left_open.dtype, left_open.is_unrounded) == ("fp32", False)
+
+
 async def test_registration_survives_a_restart_and_a_change_of_its_files_is_noticed(
     tmp_path: Path, model_folder: Path
 ) -> None:
