@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.progress import Progress
 from rich.table import Table
 
 from app import embedded
 from app.cli.client import Client
-from app.cli.measure import Row, Workload, measure
+from app.cli.closed_loop import Workload
+from app.cli.measure import Row, measure
 from app.cli.options import JsonOption, client_of
 from app.cli.terminal import CommandFailed, console, in_bytes, in_digits, in_ms, write_json
 
@@ -26,7 +28,13 @@ def bench(
         list[str] | None,
         typer.Argument(help="Variants; a base name means all of its ready ones.", show_default="every ready variant"),
     ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Timed requests per variant, after one that warms up.")] = 5,
+    streams: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=256, help="Clients at once; give it once per level.", show_default="1"),
+    ] = None,
+    runs: Annotated[
+        int, typer.Option(min=1, help="Timed requests of each client per variant, after one that warms up.")
+    ] = 5,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of each prompt, in tokens.")] = 32,
     tokens: Annotated[int, typer.Option(min=2, help="Length of each answer, in tokens.")] = 64,
     perplexity_tokens: Annotated[
@@ -42,15 +50,25 @@ def bench(
 ) -> None:
     """Measure variants: bytes, time to first token, time per token, memory, perplexity.
 
-    Times are medians as this client sees them, one request at a time. KL is the distance to the uncompressed model,
-    in nats per token, measured when the variant was made. Perplexities compare within a table only: they depend on
+    Times are medians as clients of the server see them (--url names it), one request at a time unless --streams says
+    otherwise; tokens per second are those of all streams together. KL is the distance to the uncompressed model, in
+    nats per token, measured when the variant was made. Perplexities compare within a table only: they depend on
     the text and on how the model cuts it into tokens.
     """
     client = client_of(ctx)
     texts = [text.read_text("utf-8")] if text else heldout_stories()
-    workload = Workload(num_prompt_tokens=prompt_tokens, num_completion_tokens=tokens, num_runs=runs)
-    with console(stderr=True).status("measuring"):
-        rows = measure(client, select(client, models or []), texts, workload, perplexity_tokens)
+    workload = Workload(
+        num_prompt_tokens=prompt_tokens,
+        num_completion_tokens=tokens,
+        num_runs=runs,
+        streams=tuple(sorted(set(streams or [1]))),
+    )
+    chosen = select(client, models or [])
+    with Progress(console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task("measuring", total=1.0)
+        rows = measure(
+            client, chosen, texts, workload, perplexity_tokens, lambda share: bar.update(task, completed=share)
+        )
     if as_json:
         write_json([asdict(row) for row in rows])
     else:
@@ -82,7 +100,7 @@ def table(rows: Iterable[Row]) -> Table:
     """The rows as a table for people."""
     built = Table(box=None, pad_edge=False)
     built.add_column("variant", no_wrap=True)
-    for heading in ("disk", "weights", "memory", "TTFT", "TPOT", "tok/s", "perplexity", "KL"):
+    for heading in ("disk", "weights", "memory", "streams", "TTFT", "TPOT", "tok/s", "perplexity", "KL"):
         built.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         built.add_row(
@@ -90,6 +108,7 @@ def table(rows: Iterable[Row]) -> Table:
             in_bytes(row.bytes_on_disk),
             in_bytes(row.weight_bytes),
             in_bytes(row.process_bytes),
+            str(row.streams),
             in_ms(row.ttft_s),
             in_ms(row.tpot_s),
             in_digits(row.tokens_per_s, 1),

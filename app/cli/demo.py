@@ -12,10 +12,11 @@ from app.cli import server_process
 from app.cli.bench import heldout_stories, table
 from app.cli.chat import answer
 from app.cli.client import Client
+from app.cli.closed_loop import Workload
 from app.cli.curl import curl_lines
 from app.cli.invocation import own_command
 from app.cli.jobs import follow
-from app.cli.measure import Workload, measure
+from app.cli.measure import measure
 from app.cli.models import describe
 from app.cli.quantize import outcome
 from app.cli.terminal import CommandFailed, console, note, say

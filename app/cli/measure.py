@@ -1,6 +1,6 @@
 """What `slimserve bench` measures of a served variant, through the HTTP API alone.
 
-Speed: medians over streamed runs, each with a prompt of its own so that no prefix cache helps, variants in turn
+Speed: medians over streamed requests, each with a prompt of its own so that no prefix cache helps, variants in turn
 (A, B, A, B) so that a slow minute of the machine hurts all alike. Perplexity: exp of the mean negative log
 probability of every token but the first of each window; a text longer than the context is cut into windows as long as
 that, and a text begins as the tokenizer begins one, for instance with its bos token.
@@ -8,29 +8,24 @@ that, and a text begins as the tokenizer begins one, for instance with its bos t
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.cli.client import Client
-from app.cli.completion import Completion, Timing
+from app.cli.closed_loop import LoopTimes, Workload, closed_loop, prompts
 from app.cli.terminal import CommandFailed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """What each timed request looks like, in tokens, and how many are timed per variant."""
-
-    num_prompt_tokens: int
-    num_completion_tokens: int
-    num_runs: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """The numbers of one variant: bytes, seconds, medians over runs; None where nothing was measured."""
+    """The numbers of one variant at so many streams: bytes, seconds, medians; None where nothing was measured.
+
+    Times are over requests. tokens_per_s is that of all streams together, of a single one the median over requests.
+    """
 
     variant: str
+    streams: int
     device_name: str
     bytes_on_disk: int | None
     weight_bytes: int | None
@@ -42,7 +37,7 @@ class Row:
     num_perplexity_tokens: int
     kl_mean: float | None
     top1_agreement: float | None
-    num_runs: int
+    num_requests: int
 
 
 def measure(
@@ -51,13 +46,18 @@ def measure(
     texts: Sequence[str],
     workload: Workload,
     max_perplexity_tokens: int,
+    on_progress: Callable[[float], None] = lambda _: None,
 ) -> list[Row]:
-    """One row per ready variant, in the order given. No perplexity where `max_perplexity_tokens` is 0."""
-    num_needed = max(max_perplexity_tokens, workload.num_prompt_tokens * (workload.num_runs + 1))
-    documents = {one["id"]: encode(client, one["id"], texts, num_needed) for one in variants}
-    prompts = {model: [token for document in found for token in document] for model, found in documents.items()}
-    timings = _interleaved(client, variants, prompts, workload)
-    # A cast has no files of its own: what it needs on disk is its base.
+    """One row per ready variant and level, in the order given. No perplexity where `max_perplexity_tokens` is 0.
+
+    on_progress: is told the share that is done, from 0 to 1.
+    """
+    for one in variants:
+        _check_context(one, workload)
+    documents = {one["id"]: encode(client, one["id"], texts) for one in variants}
+    ids = {model: [token for document in found for token in document] for model, found in documents.items()}
+    loops = _interleaved(client, ids, workload, on_progress)
+    # A cast has no files of its own: what it needs on disk is its base. A stand-in needs nothing.
     base_bytes = {base["id"]: base["weight_bytes"] for base in client.get("/v1/bases")["data"]}
     rows = []
     for one in variants:
@@ -66,22 +66,20 @@ def measure(
             windows = cut(documents[one["id"]], one["max_model_len"], max_perplexity_tokens)
             perplexity, num_scored = perplexity_of(client, one["id"], windows)
         fresh = client.get(f"/v1/variants/{one['id']}")
-        bytes_on_disk = fresh["bytes_on_disk"] or base_bytes[fresh["base"]]
-        rows.append(_row(fresh, bytes_on_disk, timings[one["id"]], perplexity, num_scored))
+        bytes_on_disk = fresh["bytes_on_disk"] or base_bytes.get(fresh["base"])
+        rows += [
+            _row(fresh, bytes_on_disk, streams, loops[one["id"], streams], perplexity, num_scored)
+            for streams in workload.streams
+        ]
     return rows
 
 
-def encode(client: Client, model: str, texts: Iterable[str], num_needed: int) -> list[list[int]]:
-    """Token ids of the first texts that have `num_needed` tokens together, or of all of them."""
-    documents: list[list[int]] = []
-    num_tokens = 0
-    for text in texts:
-        if num_tokens >= num_needed:
-            break
-        tokens = client.post("/tokenize", {"model": model, "prompt": text, "add_special_tokens": True})["tokens"]
-        documents.append(tokens)
-        num_tokens += len(tokens)
-    return documents
+def encode(client: Client, model: str, texts: Iterable[str]) -> list[list[int]]:
+    """Token ids of each text."""
+    return [
+        client.post("/tokenize", {"model": model, "prompt": text, "add_special_tokens": True})["tokens"]
+        for text in texts
+    ]
 
 
 def cut(documents: Iterable[Sequence[int]], window_tokens: int, max_tokens: int) -> list[Sequence[int]]:
@@ -108,72 +106,62 @@ def _score(client: Client, model: str, ids: Sequence[int]) -> list[float | None]
 
 
 def _interleaved(
-    client: Client, variants: Sequence[Mapping[str, Any]], ids: Mapping[str, Sequence[int]], workload: Workload
-) -> dict[str, list[Timing]]:
-    timings: dict[str, list[Timing]] = {one["id"]: [] for one in variants}
-    # Run 0 warms up and is not counted.
-    for run in range(workload.num_runs + 1):
-        for one in variants:
-            prompt = _prompt(ids[one["id"]], run, workload, one)
-            timing = timed(client, one["id"], prompt, workload.num_completion_tokens)
-            if run > 0:
-                timings[one["id"]].append(timing)
-    return timings
+    client: Client, ids: Mapping[str, Sequence[int]], workload: Workload, on_progress: Callable[[float], None]
+) -> dict[tuple[str, int], list[LoopTimes]]:
+    """The loops of each variant, named in `ids` with the tokens of its text, at each level."""
+    sources = {model: prompts(tokens, workload) for model, tokens in ids.items()}
+    # Loop 0 of a level warms up and is not counted. A single client's requests are a loop each, so that variants can
+    # take turns request by request.
+    turns = [
+        (loop, model, streams, workload.num_runs if streams > 1 and loop > 0 else 1)
+        for streams in workload.streams
+        for loop in range(2 if streams > 1 else workload.num_runs + 1)
+        for model in ids
+    ]
+    loops: dict[tuple[str, int], list[LoopTimes]] = {}
+    for done, (loop, model, streams, num_each) in enumerate(turns):
+        on_progress(done / len(turns))
+        shares = [[next(sources[model]) for _ in range(num_each)] for _ in range(streams)]
+        times = closed_loop(client, model, shares, workload.num_completion_tokens)
+        if loop > 0:
+            loops.setdefault((model, streams), []).append(times)
+    on_progress(1.0)
+    return loops
 
 
-def _prompt(ids: Sequence[int], run: int, workload: Workload, variant: Mapping[str, Any]) -> list[int]:
+def _check_context(variant: Mapping[str, Any], workload: Workload) -> None:
     length = workload.num_prompt_tokens
     if length + workload.num_completion_tokens > variant["max_model_len"]:
         raise CommandFailed(
             f"{length} prompt tokens and {workload.num_completion_tokens} more do not fit the context of "
             f"{variant['id']}, {variant['max_model_len']} tokens; lower --prompt-tokens or --tokens"
         )
-    start = run * length
-    if start + length > len(ids):
-        raise CommandFailed(
-            f"the text has {len(ids)} tokens, too few for {workload.num_runs} runs of {length}; "
-            "lower --runs or --prompt-tokens"
-        )
-    return list(ids[start : start + length])
-
-
-def timed(client: Client, model: str, prompt: Sequence[int], num_tokens: int) -> Timing:
-    """The timings of one greedy request for exactly `num_tokens` tokens."""
-    body = {
-        "model": model,
-        "prompt": list(prompt),
-        "max_tokens": num_tokens,
-        "temperature": 0,
-        "ignore_eos": True,
-    }
-    completion = Completion(client, "/v1/completions", body)
-    for _ in completion:
-        pass
-    return completion.timing
 
 
 def _row(
     variant: Mapping[str, Any],
-    bytes_on_disk: int,
-    timings: Iterable[Timing],
+    bytes_on_disk: int | None,
+    streams: int,
+    loops: Sequence[LoopTimes],
     perplexity: float | None,
     num_scored: int,
 ) -> Row:
-    runs = list(timings)
-    tpots = [timing.tpot_s for timing in runs if timing.tpot_s is not None]
+    timings = [timing for loop in loops for timing in loop.timings]
+    tpots = [timing.tpot_s for timing in timings if timing.tpot_s is not None]
     quality = variant.get("quality") or {}
     return Row(
         variant=variant["id"],
+        streams=streams,
         device_name=variant["device_name"],
         bytes_on_disk=bytes_on_disk,
         weight_bytes=variant["weight_bytes"],
         process_bytes=variant["process_bytes"],
-        ttft_s=statistics.median(timing.ttft_s for timing in runs),
+        ttft_s=statistics.median(timing.ttft_s for timing in timings),
         tpot_s=statistics.median(tpots) if tpots else None,
-        tokens_per_s=statistics.median(timing.tokens_per_s for timing in runs),
+        tokens_per_s=statistics.median(loop.tokens_per_s for loop in loops),
         perplexity=perplexity,
         num_perplexity_tokens=num_scored,
         kl_mean=quality.get("kl_mean"),
         top1_agreement=quality.get("top1_agreement"),
-        num_runs=len(runs),
+        num_requests=len(timings),
     )

@@ -1,16 +1,17 @@
-"""Which variants stay in memory: room for a load, eviction of idle ones, unloading after a time without requests."""
+"""Which variants stay in memory: room for loads and guests, eviction and unloading of idle ones."""
 
 import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from app.core import fit
 from app.core.catalog import Catalog
 from app.core.entries import Entry
+from app.core.guest import Guest
 from app.core.load_request import LoadRequest
 from app.core.room import Need, Resident, Room
 from app.core.serving import UnloadCause, dismissed
@@ -40,6 +41,7 @@ class Residency:
         self._catalog = catalog
         self._metrics = metrics
         self._making_room = asyncio.Lock()
+        self._guests: list[Guest] = []
         self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -72,6 +74,24 @@ class Residency:
                 raise dismissed(entry.row.id)
             return self._catalog.begin_load(entry, request)
 
+    @asynccontextmanager
+    async def guest(self, name: str, entry: Entry, request: LoadRequest) -> AsyncIterator[Guest]:
+        """Room for a worker beside the variant's own, made as for a load and counted until the block ends.
+
+        The caller starts the worker, names it to the guest, and has ended it when the block ends. Raises DoesNotFit,
+        and NoRoomNow if it would fit but for busy variants.
+        """
+        async with self._making_room:
+            await self._make_room(entry, request)
+            need = self.need(entry, request)
+            guest = Guest(name=name, device=self.device(request, entry), expected_bytes=need.num_bytes)
+            self._guests.append(guest)
+        try:
+            yield guest
+        finally:
+            self._guests.remove(guest)
+            self._catalog.pulse.beat()
+
     def device(self, request: LoadRequest, entry: Entry | None = None) -> str:
         """Where a load would go; a stand-in computes nothing and stays on the CPU."""
         if entry is not None and entry.echo is not None:
@@ -96,6 +116,12 @@ class Residency:
             residents.append(resident)
             if available_bytes is not None and entry.life.state in _LOADING:
                 available_bytes -= resident.held_bytes
+        for guest in self._guests:
+            if guest.device != device:
+                continue
+            residents.append(guest.resident())
+            if available_bytes is not None and guest.is_loading:
+                available_bytes -= guest.expected_bytes
         return Room(budget_bytes=self._settings.memory_bytes, available_bytes=available_bytes, residents=residents)
 
     def _idle_unload_s(self, entry: Entry) -> float:

@@ -102,7 +102,7 @@ class Room:
                 message += f"; {word}: {', '.join(repr(one) for one in names)}"
         idle = [one for one in self.residents if one.may_go]
         if not may_evict and self.fits(need.num_bytes, idle):
-            return DoesNotFit(f'{message}. Say "evict": true to unload idle variants, or unload one by name.')
+            return DoesNotFit(f'{message}. Load it with "evict": true to unload idle variants, or unload one by name.')
         if self.fits(need.num_bytes, [one for one in self.residents if not one.stays]):
             return NoRoomNow(f"{message}. Try again when a busy one is idle, or unload it.")
         return DoesNotFit(f"{message}. Unload another variant, or load a smaller one.")

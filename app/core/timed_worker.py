@@ -1,7 +1,7 @@
 """Which worker a measurement of speed times, and the report of it.
 
 A variant that is loaded is timed on the very worker that serves it. Another is started for the time being, as a load
-starts it: the same process, the same engine, the same options.
+starts it: the same process, the same engine, the same options, and room made for it in the same way.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -80,29 +80,26 @@ class TimedWorker:
                 yield life.require_ready()
             return
         request = LoadRequest(model=self.entry.row.id, device=self.device)
-        self._check_room(request)
-        self.tools.on_progress(JobProgress(phase=LOADING, done=0, total=1))
-        worker = await self.tools.supervisor.start_worker(self._spec(request))
-        try:
-            await worker.wait_ready()
-            yield worker
-        except LoadFailed as failed:
-            raise JobFailed(failed.code, failed.message) from failed
-        finally:
-            await worker.kill()
+        async with self.tools.residency.guest(self._name, self.entry, request) as guest:
+            self.tools.on_progress(JobProgress(phase=LOADING, done=0, total=1))
+            worker = guest.worker = await self.tools.supervisor.start_worker(self._spec(request))
+            try:
+                await worker.wait_ready()
+                yield worker
+            except LoadFailed as failed:
+                raise JobFailed(failed.code, failed.message) from failed
+            finally:
+                await worker.kill()
 
-    def _check_room(self, request: LoadRequest) -> None:
-        """Raise DoesNotFit if the worker has no room: a measurement evicts nobody."""
-        residency = self.tools.residency
-        room, need = residency.room(self.device), residency.need(self.entry, request)
-        if not room.fits(need.num_bytes):
-            raise room.refusal(self.entry.row.id, need, may_evict=False)
+    @property
+    def _name(self) -> str:
+        return f"{self.entry.row.id} for job {self.job_id}"
 
     def _spec(self, request: LoadRequest) -> ServeSpec:
         row = self.entry.row
         dtype = cast(DtypeName, row.method) if self.entry.is_cast else "auto"
         spec = self.entry.serve_spec(request, dtype, self.tools.settings)
-        return msgspec.structs.replace(spec, variant=f"{row.id} for job {self.job_id}")
+        return msgspec.structs.replace(spec, variant=self._name)
 
 
 def bytes_on_disk(entry: Entry, base: BaseRow) -> int:

@@ -85,7 +85,7 @@ class PlanObject(Struct, frozen=True, kw_only=True):
     """What loads would do. fits: they have room, after what is in `evicts` has gone; reason says why not.
 
     budget_bytes: what the operator allows per device; free_bytes: what loads can have now, null where only the worker
-    of a GPU can know. busy, pinned: loaded variants that stay.
+    of a GPU can know. busy, pinned: loaded variants that stay, and workers of measurements, `VARIANT for job ID`.
     """
 
     object: Literal["plan"] = "plan"

@@ -235,6 +235,34 @@ def test_unknown_model_names_the_nearest(run: Run, served: str) -> None:
     assert served in result.stderr
 
 
+def test_bench_times_several_clients_at_once(run: Run, served: str) -> None:
+    levels = ["--streams", "3", "--streams", "1"]
+    result = run(["bench", served, *levels, "--runs", "2", "--tokens", "4", "--perplexity-tokens", "0", "--json"])
+
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)
+    assert [(row["streams"], row["num_requests"]) for row in rows] == [(1, 2), (3, 6)]
+    assert all(row["tpot_s"] > 0 and row["tokens_per_s"] > 0 and row["ttft_s"] > 0 for row in rows)
+    assert [row["perplexity"] for row in rows] == [None, None]
+
+
+def test_bench_table_has_a_row_per_level(run: Run, served: str) -> None:
+    result = run(["bench", served, "--streams", "1", "--streams", "2", "--runs", "1", "--tokens", "4"])
+
+    assert result.exit_code == 0, result.output
+    heading, *rows = result.stdout.splitlines()
+    column = heading.split().index("streams")
+    # sizes are two words each: a number and its unit
+    assert [row.split()[column + 3] for row in rows] == ["1", "2"]
+
+
+def test_bench_of_a_prompt_that_does_not_fit_says_what_to_lower(run: Run, served: str) -> None:
+    result = run(["bench", served, "--prompt-tokens", "500", "--tokens", "64"])
+
+    assert result.exit_code == 1
+    assert "512 tokens; lower --prompt-tokens or --tokens" in result.stderr
+
+
 def test_bench_of_a_variant_that_is_not_ready_says_how_to_load_it(run: Run) -> None:
     result = run(["bench", "nothing/here"])
 

@@ -69,14 +69,14 @@ async def test_every_level_runs_whole_rounds_of_requests_of_the_stated_length(se
 
     levels = await SpeedTest("job", worker, workload, company, NO_GPU).run(TOKENS, ticks.append)
 
-    assert [(level.streams, level.requests) for level in levels] == [(1, 10), (3, 12)]
+    assert [(level.streams, level.requests) for level in levels] == [(1, 10), (3, 15)]
     for level in levels:
         assert level.ttft_ms.num_values == level.tpot_ms.num_values == level.requests
         assert level.tokens_per_s == pytest.approx(level.requests * 4 / level.duration_s)
         assert level.tokens_per_joule is None
     # echo takes 2 ms per token: nothing can be faster
     assert (levels[0].tpot_ms.p50 or 0) >= 2.0
-    assert [(tick.done, tick.total) for tick in ticks][-1] == (22, 22)
+    assert [(tick.done, tick.total) for tick in ticks][-1] == (25, 25)
     assert company.found() == []
     assert worker.num_streams == 0
 
