@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     insecure_no_auth: bool = Field(False, description="Allow a public address without keys.")
     device: str = Field("auto", description="Device of workers and jobs that name none: auto, cpu, cuda, cuda:N.")
     num_threads: int | None = Field(
-        None, ge=1, le=1024, description="torch threads per worker; none lets torch choose."
+        None, ge=1, le=1024, description="torch threads per worker, while no other computes; none lets torch choose."
     )
     job_memory_bytes: int | None = Field(
         None, ge=2**29, le=2**50, description="Memory that a compression may take; none sets no limit."

@@ -7,6 +7,7 @@ import gc
 import logging
 import socket
 import time
+from dataclasses import dataclass
 
 import msgspec
 import torch
@@ -26,6 +27,7 @@ from workers.protocol.messages import (
     ModelInfo,
     Ready,
     SequenceUpdate,
+    ShareCores,
     StartServing,
     Step,
     StepStats,
@@ -41,6 +43,9 @@ EXIT_LOAD_FAILED = 1
 _MEMORY_REFRESH_S = 1.0
 _PROGRESS_INTERVAL_S = 0.1
 _ECHO_MAX_MODEL_LEN = 4096
+# Of weights. A thread with less to read in a step computes for microseconds between two meetings with the others: that
+# gains nothing alone, and beside other processes every meeting waits for them. The embedded model has 1.6 MB.
+BYTES_PER_THREAD = 16 * 2**20
 
 
 def main(sock: socket.socket, faults: Faults = NO_FAULTS) -> int:
@@ -60,17 +65,22 @@ def _serve(channel: SocketChannel[ToWorker], faults: Faults) -> int:
     if not isinstance(message, StartServing):
         raise ProtocolError(f"the first message was {type(message).__name__}, not StartServing")
     spec = message.spec
+    # what torch takes by itself: the physical cores that this process may run on
+    num_cores = torch.get_num_threads()
     opened = attempt(lambda: _open(spec, LoadReporter(channel), faults), what=f"loading {spec.variant}")
     if isinstance(opened, Failure):
         channel.send(Failed(code=opened.code, message=opened.message))
         return EXIT_LOAD_FAILED
     engine, info = opened
+    num_wanted = spec.num_threads or min(num_cores, max(1, info.weight_bytes // BYTES_PER_THREAD))
+    torch.set_num_threads(num_wanted)
+    threads = Threads(num_cores=num_cores, num_wanted=num_wanted)
     # What the load has created stays; without this each full collection walks all of it, in the middle of a step.
     gc.collect()
     gc.freeze()
     channel.send(Ready(info=info))
     logger.info("ready: %s on %s, lane %s", spec.variant, info.device, info.lane)
-    ServingLoop(channel, engine, torch.device(info.device)).run()
+    ServingLoop(channel, engine, torch.device(info.device), threads).run()
     return 0
 
 
@@ -96,13 +106,33 @@ class LoadReporter:
         self._channel.send(Loading(phase=name, bytes_done=self._bytes_total, bytes_total=self._bytes_total))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threads:
+    """How many threads compute. num_wanted: alone; num_cores: of the machine, for all workers together."""
+
+    num_cores: int
+    num_wanted: int
+
+    def share(self, num_sharing: int) -> int:
+        """Threads of one of num_sharing workers.
+
+        Threads of a step wait for each other where the work joins. With more of them than cores a step waits for one
+        that the kernel has set aside, many times longer than it computes (benchmarks/side_by_side.py).
+        """
+        return min(self.num_wanted, max(1, self.num_cores // num_sharing))
+
+
 class ServingLoop:
     """Receive, step, emit."""
 
-    def __init__(self, channel: SocketChannel[ToWorker], engine: Engine, device: torch.device) -> None:
+    def __init__(
+        self, channel: SocketChannel[ToWorker], engine: Engine, device: torch.device, threads: Threads
+    ) -> None:
         self._channel = channel
         self._engine = engine
         self._device = device
+        self._threads = threads
+        self._num_threads = threads.num_wanted
         self._step = 0
         self._measure_memory(time.monotonic())
 
@@ -127,6 +157,9 @@ class ServingLoop:
                 self._engine.add(message)
             case Cancel(request_id=request_id):
                 self._engine.cancel(request_id)
+            case ShareCores(num_sharing=num_sharing):
+                self._num_threads = self._threads.share(num_sharing)
+                torch.set_num_threads(self._num_threads)
             case Stop():
                 return False
             case StartServing():
@@ -139,7 +172,12 @@ class ServingLoop:
         now_s = time.monotonic()
         if now_s - self._measured_at_s >= _MEMORY_REFRESH_S:
             self._measure_memory(now_s)
-        stats = msgspec.structs.replace(stats, process_bytes=self._process_bytes, peak_bytes=self._peak_bytes)
+        stats = msgspec.structs.replace(
+            stats,
+            process_bytes=self._process_bytes,
+            peak_bytes=self._peak_bytes,
+            num_threads=self._num_threads,
+        )
         self._channel.send(Step(step=self._step, updates=updates, stats=stats))
 
     def _measure_memory(self, now_s: float) -> None:

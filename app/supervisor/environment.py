@@ -21,6 +21,8 @@ _INHERITED: Final = (
     "LD_LIBRARY_PATH",
     "LD_PRELOAD",  # allocators such as jemalloc are injected this way
     "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
     "MKL_NUM_THREADS",
     "CUDA_VISIBLE_DEVICES",
     "CUDA_HOME",
@@ -46,12 +48,21 @@ _HUB_SECRETS: Final = ("HF_TOKEN", "HF_TOKEN_PATH")
 _JOB_ALLOCATOR: Final = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={2**20}:glibc.malloc.hugetlb=1"}
 
 
+# Where libgomp's threads wait they spin, 300,000 turns by default, which is milliseconds: they keep the core from the
+# one that they wait for. A worker's spin for as long as the gap between two products of a step; a job's do not,
+# because nobody waits for its next step.
+_WORKER_WAITING: Final = {"GOMP_SPINCOUNT": "10000"}
+_JOB_WAITING: Final = {"OMP_WAIT_POLICY": "passive"}
+
+
 def child_environment(*, faults: str, needs_hub: bool, is_job: bool = False) -> dict[str, str]:
     """The environment of one child. faults: SLIMSERVE_FAULTS of the children, empty for none."""
     names = _INHERITED + (_HUB_SECRETS if needs_hub else ())
     environment = {name: os.environ[name] for name in names if name in os.environ}
     environment["PYTHONUNBUFFERED"] = "1"
     environment["TOKENIZERS_PARALLELISM"] = "false"
+    if environment.keys().isdisjoint({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}):
+        environment |= _JOB_WAITING if is_job else _WORKER_WAITING
     if is_job:
         environment |= _JOB_ALLOCATOR
     if faults:

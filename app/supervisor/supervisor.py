@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from app.supervisor.job import JobProcess, ProgressObserver
 from app.supervisor.restart import RestartPolicy
-from app.supervisor.worker import StepObserver, Worker, WorkerObserver
+from app.supervisor.worker import StepObserver, Worker, WorkerObserver, WorkerObservers
 from workers.protocol.messages import Step
 from workers.protocol.specs import JobSpec, ServeSpec
 
@@ -73,7 +73,10 @@ class Supervisor:
 
     async def start_worker(self, spec: ServeSpec) -> Worker:
         """Fork a serving process for this spec; it is loading when this returns."""
-        worker = Worker(spec.variant, self._is_ready, self._step, self._ended)
+        observers = WorkerObservers(
+            on_ready=self._is_ready, on_step=self._step, on_activity=self._share_cores, on_end=self._ended
+        )
+        worker = Worker(spec.variant, observers)
         await worker.start(spec, faults=self.watch.faults)
         self._workers = [*_alive(self._workers), worker]
         return worker
@@ -83,6 +86,7 @@ class Supervisor:
         job = JobProcess(label, on_progress)
         await job.start(spec, faults=self.watch.faults)
         self._jobs = [*_alive(self._jobs), job]
+        self._share_cores()
         return job
 
     def _is_ready(self, variant_id: str) -> None:
@@ -96,6 +100,14 @@ class Supervisor:
     def _ended(self, variant_id: str) -> None:
         for observer in self._end_observers:
             observer(variant_id)
+        self._share_cores()
+
+    def _share_cores(self) -> None:
+        """Tell every worker that computes on the processor how many processes do; jobs do as long as they live."""
+        busy = [worker for worker in _alive(self._workers) if worker.computes_on_cpu]
+        num_sharing = len(busy) + len(_alive(self._jobs))
+        for worker in busy:
+            worker.share_cores(num_sharing)
 
     async def _tick_forever(self) -> None:
         while True:
@@ -115,6 +127,8 @@ class Supervisor:
             )
             if reason is not None:
                 worker.condemn(reason)
+        # the end of a job is noticed here, within a tick
+        self._share_cores()
         for job in _alive(self._jobs):
             quiet_s = now_s - job.last_message_at_s
             if quiet_s > self.watch.load_timeout_s and not job.is_ending:

@@ -5,6 +5,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from app.supervisor.child import TERM_GRACE_S, Child
@@ -20,6 +21,7 @@ from workers.protocol.messages import (
     ModelInfo,
     Ready,
     SequenceUpdate,
+    ShareCores,
     StartServing,
     Step,
     StepStats,
@@ -37,6 +39,16 @@ StepObserver = Callable[[str, Step], None]
 WorkerObserver = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerObservers:
+    """Who is told of a worker: that it is ready, of each step, that it began or ended to compute, that it is gone."""
+
+    on_ready: WorkerObserver
+    on_step: StepObserver
+    on_activity: Callable[[], None]
+    on_end: WorkerObserver
+
+
 class LoadFailed(Exception):
     """The worker said why it cannot serve this variant; trying again unchanged fails again."""
 
@@ -49,17 +61,14 @@ class LoadFailed(Exception):
 class Worker:
     """One process that serves one variant, from its start to its end. A restart is a new Worker."""
 
-    def __init__(
-        self, variant_id: str, on_ready: WorkerObserver, on_step: StepObserver, on_end: WorkerObserver
-    ) -> None:
+    def __init__(self, variant_id: str, observers: WorkerObservers) -> None:
         self.variant_id = variant_id
         self.stats = StepStats()
         self.loading: Loading | None = None
         self.last_step_at_s = time.monotonic()
         self.gone_reason = ""
-        self._on_ready = on_ready
-        self._on_step = on_step
-        self._on_end = on_end
+        self._observers = observers
+        self._num_sharing = 1
         self._streams: dict[str, Stream] = {}
         self._child: Child[FromWorker] = Child(f"worker {variant_id}", self._receive, self._end)
         self._ready: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
@@ -88,6 +97,11 @@ class Worker:
         return self._ready.done() and self._ready.exception() is None and not self._is_ending
 
     @property
+    def computes_on_cpu(self) -> bool:
+        """True while it has sequences and the processor is its device."""
+        return bool(self._streams) and self.is_ready and self.info.device == "cpu"
+
+    @property
     def num_streams(self) -> int:
         """Sequences that have not ended."""
         return len(self._streams)
@@ -114,13 +128,21 @@ class Worker:
         """Send one sequence to the engine. Raises WorkerGone if the worker cannot take it."""
         if not self.is_ready:
             raise WorkerGone(self._condemned or self.gone_reason or "the worker is not ready")
-        if not self._streams:
-            self.last_step_at_s = time.monotonic()
-            self._is_idle.clear()
+        was_idle = not self._streams
         stream = Stream(generate.request_id)
         self._streams[generate.request_id] = stream
+        if was_idle:
+            self.last_step_at_s = time.monotonic()
+            self._is_idle.clear()
+            self._observers.on_activity()
         self._child.send(generate)
         return stream
+
+    def share_cores(self, num_sharing: int) -> None:
+        """Tell the engine how many processes compute on the processor now."""
+        if num_sharing != self._num_sharing:
+            self._num_sharing = num_sharing
+            self._child.send(ShareCores(num_sharing=num_sharing))
 
     def cancel(self, request_id: str) -> None:
         """Forget a sequence: its stream ends as cancelled now, the engine stops at its next step."""
@@ -183,7 +205,7 @@ class Worker:
             case Ready():
                 if not self._ready.done():
                     self._ready.set_result(message.info)
-                    self._on_ready(self.variant_id)
+                    self._observers.on_ready(self.variant_id)
             case Failed():
                 if not self._ready.done():
                     self._ready.set_exception(LoadFailed(message.code, message.message))
@@ -197,12 +219,13 @@ class Worker:
             stream.put(update)
             if update.finish_reason is not None:
                 self._forget(update.request_id)
-        self._on_step(self.variant_id, step)
+        self._observers.on_step(self.variant_id, step)
 
     def _forget(self, request_id: str) -> None:
         del self._streams[request_id]
         if not self._streams:
             self._is_idle.set()
+            self._observers.on_activity()
 
     def _fail_streams(self, gone: WorkerGone) -> None:
         for stream in self._streams.values():
@@ -215,7 +238,7 @@ class Worker:
         self.gone_reason = self._condemned or reason
         # whoever asks before a restart must not be told of sequences that died with it
         self.stats = StepStats()
-        self._on_end(self.variant_id)
+        self._observers.on_end(self.variant_id)
         gone = WorkerGone(self.gone_reason, is_deliberate=self._is_stopping)
         if not self._is_stopping and not self._load_was_refused:
             fields = {"variant": self.variant_id, "pid": self.pid, "streams": len(self._streams)}

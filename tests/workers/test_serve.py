@@ -96,6 +96,16 @@ Begin = Callable[..., tuple[FrontEnd, Serving]]
 Spawn = Callable[..., tuple[FrontEnd, "subprocess.Popen[bytes]"]]
 
 
+@pytest.mark.parametrize(
+    ("num_cores", "num_wanted", "num_sharing", "expected"),
+    [(8, 8, 1, 8), (8, 8, 3, 2), (2, 2, 6, 1), (16, 4, 3, 4), (16, 4, 5, 3), (1, 1, 1, 1)],
+)
+def test_workers_that_compute_at_once_have_no_more_threads_than_there_are_cores(
+    num_cores: int, num_wanted: int, num_sharing: int, expected: int
+) -> None:
+    assert serve.Threads(num_cores=num_cores, num_wanted=num_wanted).share(num_sharing) == expected
+
+
 @pytest.fixture
 def begin() -> Iterator[Begin]:
     """Starts a worker's loop in a thread."""

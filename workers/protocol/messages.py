@@ -47,6 +47,12 @@ class Cancel(Struct, frozen=True, kw_only=True, tag=True):
     request_id: str
 
 
+class ShareCores(Struct, frozen=True, kw_only=True, tag=True):
+    """From the next step on, take one part in num_sharing of the processor: so many processes compute on it now."""
+
+    num_sharing: int
+
+
 class Stop(Struct, frozen=True, kw_only=True, tag=True):
     """Exit with status 0 now; the front end has drained what it wanted to drain."""
 
@@ -141,7 +147,8 @@ class SequenceUpdate(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class StepStats(Struct, frozen=True, kw_only=True):
     """The engine after one step; counts are of sequences, `*_tokens` of this step, `*_total` since the start.
 
-    process_bytes, peak_bytes: what the process holds, and the most that it has held, the load included.
+    process_bytes, peak_bytes: what the process holds, and the most that it has held, the load included. num_threads:
+    that computed the step.
     """
 
     num_running: int = 0
@@ -154,6 +161,7 @@ class StepStats(Struct, frozen=True, kw_only=True):
     prefix_hit_tokens_total: int = 0
     process_bytes: int = 0
     peak_bytes: int = 0
+    num_threads: int = 0
 
 
 class Step(Struct, frozen=True, kw_only=True, tag=True):
@@ -337,7 +345,7 @@ class JobDone(Struct, frozen=True, kw_only=True, tag=True):
     probed: ProbeResult | None = None
 
 
-ToWorker = StartServing | Generate | Cancel | Stop
+ToWorker = StartServing | Generate | Cancel | ShareCores | Stop
 FromWorker = Loading | Ready | Failed | Step
 ToJob = StartJob | Cancel | Stop
 FromJob = JobProgress | JobDone | Failed

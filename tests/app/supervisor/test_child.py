@@ -45,6 +45,19 @@ def test_children_inherit_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "SLIMSERVE_FAULTS" not in environment
 
 
+@pytest.mark.parametrize("is_job", [False, True], ids=["worker", "job"])
+def test_how_threads_wait_is_ours_unless_the_user_says_it(monkeypatch: pytest.MonkeyPatch, is_job: bool) -> None:
+    names = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    ours = child_environment(faults="", needs_hub=False, is_job=is_job)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    theirs = child_environment(faults="", needs_hub=False, is_job=is_job)
+
+    assert names & ours.keys() == {"OMP_WAIT_POLICY" if is_job else "GOMP_SPINCOUNT"}
+    assert {name: theirs.get(name) for name in names} == {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": None}
+
+
 def test_hub_token_goes_to_the_job_that_downloads_and_faults_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "t")
 

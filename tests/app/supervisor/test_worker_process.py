@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 import psutil
 import pytest
 
@@ -69,6 +70,32 @@ async def test_streams_are_kept_apart_a_cancelled_one_ends_and_idleness_is_no_ha
     assert worker.num_streams == 0
     assert worker.hang_reason(time.monotonic() + 3600, step_timeout_s=1, load_timeout_s=1) is None
     assert [step.step for step in steps] == sorted(step.step for step in steps)
+
+
+async def threads_of_a_step(worker: Worker, stream: Stream, unlike: int = 0) -> int:
+    """Of the worker's newest step; waits for one with another number of threads than `unlike`."""
+    while True:
+        await asyncio.wait_for(stream.get(), 20)
+        if worker.stats.num_threads != unlike:
+            return worker.stats.num_threads
+
+
+async def test_workers_share_the_cores_while_both_compute(supervisor: Supervisor) -> None:
+    spec = msgspec.structs.replace(echo_spec(), num_threads=os.cpu_count())
+    one, other = [await supervisor.start_worker(spec) for _ in range(2)]
+    await asyncio.gather(one.wait_ready(), other.wait_ready())
+
+    first = one.submit(generate("first", 10_000))
+    alone = await threads_of_a_step(one, first)
+    second = other.submit(generate("second", 10_000))
+    together = await threads_of_a_step(other, second)
+    if alone > 1:
+        assert await threads_of_a_step(one, first, unlike=alone) == together
+    other.cancel("second")
+
+    assert together == max(1, alone // 2)
+    if alone > 1:
+        assert await threads_of_a_step(one, first, unlike=together) == alone
 
 
 async def test_killed_worker_ends_its_streams_at_once(supervisor: Supervisor, caplog: pytest.LogCaptureFixture) -> None:
