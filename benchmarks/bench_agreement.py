@@ -17,7 +17,7 @@ machine cancels out.
 What `bench` and the others see on top of `measure` is HTTP, and the client's own work, which competes with the server
 for the same cores. Two kinds of variants show how much that is:
 
-    padded/*  the embedded model between zeros: the same text at the cost of a model of 88 M parameters. A token takes
+    padded/*  the embedded model between zeros: the same text at the cost of a model of 86 M parameters. A token takes
               long enough that the clients' work hardly matters.
     echo/*    a stand-in that computes nothing: its time per token is HTTP and the client and nothing else.
 
