@@ -43,12 +43,12 @@ def test_demo_shows_both_variants_and_leaves_no_process(tmp_path: Path) -> None:
     original, small = rows
     assert original[0].startswith("slimstory/")
     assert small[0] == "slimstory/int8"
-    # Disk, weights, memory, TTFT, TPOT (a number and a unit each), tok/s, perplexity, KL.
-    assert [len(original), len(small)] == [14, 14]
-    perplexities = [float(row[12]) for row in rows]
+    # Disk, weights, memory (a number and a unit each), streams, TTFT, TPOT (the same), tok/s, perplexity, KL.
+    assert [len(original), len(small)] == [15, 15]
+    perplexities = [float(row[13]) for row in rows]
     assert 1 < perplexities[0] < 100
     assert perplexities[1] == pytest.approx(perplexities[0], rel=0.05)
-    assert 0 < float(small[13]) < 0.1
+    assert 0 < float(small[14]) < 0.1
     assert "Once upon a time" in result.stdout or len(re.findall(r"[A-Za-z]{2,}", result.stdout)) > 100
     server = json.loads((tmp_path / "server.json").read_text("utf-8"))
     assert processes_of_session(server["pid"]) == []
