@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from app import embedded
 from tests.workers.engine.architectures import CONFIGS
-from tests.workers.engine.toy_runner import Result, request, run
+from tests.workers.engine.toy_runner import Result, finish, request, run
 from workers.checkpoint.load import load_model
 from workers.device import cpu_has_fast_bf16
 from workers.engine.engine import Engine, EngineLimits
@@ -51,7 +51,7 @@ def windowed(dtype: torch.dtype) -> PreTrainedModel:
 MODELS = {"trained": trained, "windowed": windowed}
 
 
-def requests(vocab_size: int) -> list[Generate]:
+def requests(vocab_size: int, num_tokens: int = NUM_TOKENS) -> list[Generate]:
     """Every second one wants the log-probabilities of its prompt, so of every row that it has in the model."""
     rng = random.Random(0)
     prompts = [[rng.randrange(3, vocab_size) for _ in range(length)] for length in PROMPT_LENGTHS]
@@ -59,7 +59,7 @@ def requests(vocab_size: int) -> list[Generate]:
         request(
             str(number),
             prompt,
-            max_tokens=NUM_TOKENS,
+            max_tokens=num_tokens,
             ignore_eos=True,
             logprobs=3,
             prompt_logprobs=3 if number % 2 else None,
@@ -81,10 +81,10 @@ class Served:
     def engine(self, *, budget: int = 2048) -> Engine:
         return Engine(self.runner, EngineLimits(max_model_len=MAX_LEN, max_num_seqs=8, max_num_batched_tokens=budget))
 
-    def alone(self) -> dict[str, Result]:
+    def alone(self, num_tokens: int = NUM_TOKENS) -> dict[str, Result]:
         """Every request by itself, its prompt in one piece and nothing in the cache."""
         results: dict[str, Result] = {}
-        for item in requests(self.runner.vocab_size):
+        for item in requests(self.runner.vocab_size, num_tokens):
             results |= run(self.engine(), [item])
         return results
 
@@ -106,12 +106,23 @@ def numbers(results: dict[str, Result]) -> dict[str, object]:
 
 @pytest.mark.parametrize("budget", [1, 16, 23, 50, 100, 2048])
 def test_numbers_do_not_depend_on_where_prompts_are_cut(served: Served, alone: dict[str, Result], budget: int) -> None:
-    """The pool holds three of the six at full length, so some are preempted and computed again on the way."""
     engine = served.engine(budget=budget)
 
     together = run(engine, requests(served.runner.vocab_size))
 
     assert numbers(together) == numbers(alone)
+
+
+def test_numbers_do_not_depend_on_preemption(served: Served) -> None:
+    """The pool holds three at full length, and six begin."""
+    engine = served.engine(budget=23)
+    for item in requests(served.runner.vocab_size, MAX_LEN - max(PROMPT_LENGTHS)):
+        engine.add(item)
+
+    together, stats = finish(engine)
+
+    assert stats[-1].preemptions_total > 0
+    assert numbers(together) == numbers(served.alone(MAX_LEN - max(PROMPT_LENGTHS)))
 
 
 def test_numbers_do_not_depend_on_what_the_prefix_cache_holds(served: Served, alone: dict[str, Result]) -> None:
