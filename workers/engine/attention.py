@@ -124,14 +124,23 @@ def _attend_decodes_at_once(queries: Tensor, pool: LayerPool, plan: StepPlan, sc
 def _attend_chunks(queries: Tensor, pool: LayerPool, plan: StepPlan, scoring: Scoring) -> list[Tensor]:
     """queries: (N, num_kv_heads, num_groups, key_dim) -> a (tokens, num_kv_heads, num_groups, value_dim) per chunk."""
     parts: list[Tensor] = []
-    masks = plan.chunk_keys(pool.window, always_mask=not scoring.is_plain) if plan.chunks else []
-    for chunk, (row, mask) in zip(plan.chunks, masks, strict=True):
+    all_keys = plan.chunk_keys(pool.window, always_mask=not scoring.is_plain) if plan.chunks else []
+    of_row: Keys | None = None
+    for chunk, of_chunk in zip(plan.chunks, all_keys, strict=True):
+        if of_chunk.of_row is not of_row:
+            of_row = of_chunk.of_row
+            stores = _keys_and_values(pool, of_row)
+        keys, values = (store.narrow(2, of_chunk.offset, of_chunk.length) for store in stores)
+        query = queries[chunk.first : chunk.first + chunk.num_tokens]
+        if chunk.num_tokens == 1:
+            # as a decode row does it, which is what a single token is where a prompt was cut before it
+            parts.append(attend(query, keys, values, None, scoring, trailing=1))
+            continue
         # (num_kv_heads, num_groups, tokens, key_dim): key heads are the batch, and groups share one by a stride of 0
-        query = queries[chunk.first : chunk.first + chunk.num_tokens].permute(1, 2, 0, 3)
-        keys, values = (store.transpose(0, 1) for store in _keys_and_values(pool, row))
+        query = query.permute(1, 2, 0, 3)
         num_groups = query.shape[1]
-        keys, values = (store.expand(-1, num_groups, -1, -1) for store in (keys, values))
-        parts.append(attend(query, keys, values, mask, scoring, trailing=2).permute(2, 0, 1, 3))
+        keys, values = (store.transpose(0, 1).expand(-1, num_groups, -1, -1) for store in (keys, values))
+        parts.append(attend(query, keys, values, of_chunk.mask, scoring, trailing=2).permute(2, 0, 1, 3))
     return parts
 
 

@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 class EngineLimits:
     """What one engine may do at once.
 
-    max_model_len: tokens of prompt and output of one sequence. max_num_batched_tokens: prompt tokens of one step.
-    is_prefill_timed: cut prompts by measured time, where a whole budget takes seconds (a CPU).
+    max_model_len: tokens of prompt and output of one sequence. max_num_batched_tokens: prompt tokens of one step, which
+    may end its last page beyond that. is_prefill_timed: cut prompts by measured time, where a whole budget takes
+    seconds (a CPU).
     """
 
     max_model_len: int

@@ -21,8 +21,8 @@ class PackedRunner:
 
     def __init__(self, model: PreTrainedModel, facts: ModelFacts, num_pages: int) -> None:
         self.vocab_size = facts.vocab_size
-        is_cpu = model.device.type == "cpu"
-        self.geometry = CacheGeometry(num_pages=num_pages, page_size=PAGE_SIZE, prefers_runs=is_cpu)
+        self._is_cpu = model.device.type == "cpu"
+        self.geometry = CacheGeometry(num_pages=num_pages, page_size=PAGE_SIZE, prefers_runs=self._is_cpu)
         self._call = ModelCall(model)
         self._cache = PassthroughCache(model.config)
         self._attention = paged_attention(model, facts, num_pages)
@@ -32,7 +32,7 @@ class PackedRunner:
     def forward(self, rows: Many[Row]) -> list[Tensor]:
         """See `Runner`. Keys and values of the step are written in place; writing them again changes nothing."""
         call = self._call
-        plan = StepPlan(rows, call.device, self._mask_dtype)
+        plan = StepPlan(rows, call.device, self._mask_dtype, is_cut_at_pages=self._is_cpu)
         self._attention.plan = plan
         token_ids, positions = call.tensor(plan.token_ids), call.tensor(plan.positions)
         kept = None if plan.keeps_all else call.tensor(plan.kept_indices())

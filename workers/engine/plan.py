@@ -2,16 +2,21 @@
 
 Rows are packed decode first: tokens [0, num_decodes) are one per decode row, the prefill chunks follow, each with its
 tokens in a row. Everything that would be the same in every layer (slots, ranges, masks) is cached here.
+
+On the CPU how many queries and keys a product has decides in which order it sums. So there a prefill row attends in
+chunks that end where pages end, and token by token behind the prompt (computed again after preemption): what a token
+gets depends on its place in its own sequence, not on where its prompt was cut.
 """
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from workers.engine.kv_pool import PAGE_SIZE
-from workers.engine.sequence import Row
+from workers.engine.sequence import Row, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +30,30 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A prefill row inside the packed step: its tokens are packed[first : first + num_tokens]."""
+    """Positions [start, end) of a prefill row, which attend in one call: packed[first : first + num_tokens]."""
 
     row: Row
+    start: int
+    end: int
     first: int
-    num_tokens: int
+
+    @property
+    def num_tokens(self) -> int:
+        """How many positions."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkKeys:
+    """What a chunk attends to: `length` tokens from `offset` on among `of_row`, which the chunks of a row share.
+
+    mask: (num_tokens, length), additive. None where plain causal is right, and for a single token.
+    """
+
+    of_row: Keys
+    offset: int
+    length: int
+    mask: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +68,10 @@ class StepPlan:
     """The layout of one packed forward.
 
     order: for each packed row its place in the caller's list. slots: (N,) where each token's key and value go.
+    is_cut_at_pages: see the top of this file; False where a launch costs more than the order of sums is worth.
     """
 
-    def __init__(self, rows: Many[Row], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, rows: Many[Row], device: torch.device, dtype: torch.dtype, *, is_cut_at_pages: bool) -> None:
         self.order = sorted(range(len(rows)), key=lambda i: rows[i].num_tokens > 1)
         self.rows = [rows[i] for i in self.order]
         self._device = device
@@ -56,12 +81,13 @@ class StepPlan:
         self.chunks: list[Chunk] = []
         self.num_tokens = self.num_decodes
         for row in self.rows[self.num_decodes :]:
-            self.chunks.append(Chunk(row, self.num_tokens, row.num_tokens))
-            self.num_tokens += row.num_tokens
+            for start, end in _page_parts(row) if is_cut_at_pages else [(row.start, row.end)]:
+                self.chunks.append(Chunk(row, start, end, self.num_tokens))
+                self.num_tokens += end - start
         self.slots = torch.tensor(self._slot_list(), device=device)
         self._decode_keys: dict[int | None, list[Keys]] = {}
         self._padded: dict[int | None, PaddedKeys] = {}
-        self._chunk_keys: dict[tuple[int | None, bool], list[tuple[Keys, Tensor | None]]] = {}
+        self._chunk_keys: dict[tuple[int | None, bool], list[ChunkKeys]] = {}
 
     @property
     def token_ids(self) -> list[int]:
@@ -121,29 +147,33 @@ class StepPlan:
             self._padded[window] = padded
         return padded
 
-    def chunk_keys(self, window: int | None, *, always_mask: bool) -> list[tuple[Keys, Tensor | None]]:
-        """For each chunk its keys and an additive mask (num_tokens, num_keys).
-
-        None in place of the mask where plain causal is right, unless `always_mask`.
-        """
+    def chunk_keys(self, window: int | None, *, always_mask: bool) -> list[ChunkKeys]:
+        """What each chunk attends to. always_mask: also where plain causal is right."""
         result = self._chunk_keys.get((window, always_mask))
         if result is None:
-            result = [self._keys_and_mask(chunk.row, window, always_mask) for chunk in self.chunks]
+            result = []
+            of_rows: dict[Sequence, Keys] = {}
+            for chunk in self.chunks:
+                row = chunk.row
+                first, first_of_row = (_first_visible(start, window) for start in (chunk.start, row.start))
+                of_row = of_rows.get(row.sequence) or self._keys_of(row, first_of_row)
+                of_rows[row.sequence] = of_row
+                mask = self._mask(chunk, first, window, always_mask)
+                result.append(ChunkKeys(of_row, first - first_of_row, chunk.end - first, mask))
             self._chunk_keys[window, always_mask] = result
         return result
 
-    def _keys_and_mask(self, row: Row, window: int | None, always_mask: bool) -> tuple[Keys, Tensor | None]:
-        first = _first_visible(row.start, window)
-        keys = self._keys_of(row, first)
-        if row.start == 0 and (window is None or window >= row.num_tokens) and not always_mask:
-            return keys, None
-        query = torch.arange(row.start, row.end, device=self._device)[:, None]
-        key = torch.arange(first, row.end, device=self._device)
+    def _mask(self, chunk: Chunk, first: int, window: int | None, always_mask: bool) -> Tensor | None:
+        is_causal = chunk.start == 0 and (window is None or window >= chunk.num_tokens)
+        if chunk.num_tokens == 1 or (is_causal and not always_mask):
+            return None
+        query = torch.arange(chunk.start, chunk.end, device=self._device)[:, None]
+        key = torch.arange(first, chunk.end, device=self._device)
         hidden = key > query
         if window is not None:
             hidden |= key <= query - window
         mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self._device)
-        return keys, mask.masked_fill_(hidden, float("-inf"))
+        return mask.masked_fill_(hidden, float("-inf"))
 
     def _keys_of(self, row: Row, first: int) -> Keys:
         table = row.sequence.block_table
@@ -158,6 +188,14 @@ class StepPlan:
             table = row.sequence.block_table
             slots.extend(table[p // PAGE_SIZE] * PAGE_SIZE + p % PAGE_SIZE for p in range(row.start, row.end))
         return slots
+
+
+def _page_parts(row: Row) -> list[tuple[int, int]]:
+    """The row's positions, divided at the edges of pages and, behind the prompt, into single ones."""
+    end_of_prompt = max(row.start, min(row.end, row.sequence.num_prompt_tokens))
+    first_edge = (row.start // PAGE_SIZE + 1) * PAGE_SIZE
+    edges = [row.start, *range(first_edge, end_of_prompt, PAGE_SIZE), *range(end_of_prompt, row.end + 1)]
+    return [(start, end) for start, end in pairwise(edges) if start < end]
 
 
 def _first_visible(position: int, window: int | None) -> int:

@@ -130,7 +130,7 @@ class RecurrentRunner:
     def _forward_group(self, rows: list[Row]) -> tuple[list[Tensor], dict[StateKey, Tensor]]:
         """Rows of one token each, or a single row of any length."""
         call = self._call
-        plan = StepPlan(rows, call.device, self._mask_dtype)
+        plan = StepPlan(rows, call.device, self._mask_dtype, is_cut_at_pages=False)
         self._attention.plan = plan
         self._cache.load_states(self._states.gather(rows) if rows[0].start > 0 else {})
         shape = (len(rows), -1)

@@ -1,9 +1,9 @@
 """Which sequences enter the next step, and who gives way when pages run out.
 
-A step is all running decode rows, then prefill chunks up to a budget. Both queues are in order of arrival: waiting
-sequences are admitted first come, first served within a priority, and when a page is missing the newest running
-sequence is put back and recomputed later, ahead of all that have not begun. So the oldest always advances, and as every
-admitted sequence fits into the empty pool, all that have begun end.
+A step is all running decode rows, then prefill chunks up to a budget, or less than a page more. Both queues are in
+order of arrival: waiting sequences are admitted first come, first served within a priority, and when a page is missing
+the newest running sequence is put back and recomputed later, ahead of all that have not begun. So the oldest always
+advances, and as every admitted sequence fits into the empty pool, all that have begun end.
 """
 
 from collections import deque
@@ -148,7 +148,16 @@ class Scheduler:
         if not self._geometry.supports_chunks:
             return Row(sequence=sequence, num_tokens=num_left, wants_all_logits=wants_all)
         limit = min(budget, MAX_ALL_LOGITS_TOKENS) if wants_all else budget
-        return Row(sequence=sequence, num_tokens=min(num_left, limit), wants_all_logits=wants_all)
+        num_tokens = num_left if num_left <= limit else min(num_left, self._whole_pages(sequence, limit))
+        return Row(sequence=sequence, num_tokens=num_tokens, wants_all_logits=wants_all)
+
+    def _whole_pages(self, sequence: Sequence, limit: int) -> int:
+        """Up to `limit` tokens that end where a page does, but always up to the next such place.
+
+        Where a page is attended to in one piece, as on the CPU, a cut inside of it would change its numbers.
+        """
+        page_size, start = self._geometry.page_size, sequence.num_computed_tokens
+        return max((start + limit) // page_size, start // page_size + 1) * page_size - start
 
 
 def _may_wait_longer(waiting: Sequence, priority: int) -> bool:

@@ -78,7 +78,7 @@ def test_matches_reference(layout: str, extra: str, window: int | None, is_batch
     sinks = torch.randn(NUM_HEADS) if extra == "sinks" else None
     softcap = 1.5 if extra == "softcap" else None
     attention = PagedAttention({module: pool}, is_batched=is_batched)
-    plan = attention.plan = StepPlan(rows, torch.device("cpu"), torch.float32)
+    plan = attention.plan = StepPlan(rows, torch.device("cpu"), torch.float32, is_cut_at_pages=not is_batched)
 
     def packed(parts: list[Tensor]) -> Tensor:
         new = [part[-row.num_tokens :] for part, row in zip(parts, rows, strict=True)]

@@ -36,7 +36,7 @@ def advance(row: Row) -> None:
         row.sequence.output_ids.append(0)
 
 
-def test_decode_rows_come_first_and_prompts_share_the_rest_in_order() -> None:
+def test_decode_rows_come_first_and_prompts_share_the_rest_in_order_in_whole_pages() -> None:
     scheduler = scheduler_of(budget=10)
     for name, length in (("a", 4), ("b", 25), ("c", 3)):
         scheduler.add(sequence_of(name, length))
@@ -44,10 +44,10 @@ def test_decode_rows_come_first_and_prompts_share_the_rest_in_order() -> None:
     steps = [play(scheduler) for _ in range(4)]
 
     assert steps == [
-        [("a", 4), ("b", 6)],
-        [("a", 1), ("b", 10)],
-        [("a", 1), ("b", 9), ("c", 1)],
-        [("a", 1), ("b", 1), ("c", 2)],
+        [("a", 4), ("b", 4), ("c", 3)],
+        [("a", 1), ("c", 1), ("b", 8)],
+        [("a", 1), ("c", 1), ("b", 8)],
+        [("a", 1), ("c", 1), ("b", 5)],
     ]
 
 
