@@ -16,8 +16,8 @@ _PING: Final = b": ping\n\n"
 
 
 @router.get("/v1/jobs")
-async def list_jobs(request: Request, limit: Annotated[int | None, Query(ge=1, le=10_000)] = None) -> Response:
-    """Every job, or the newest ones, newest first."""
+async def list_jobs(request: Request, limit: Annotated[int | None, Query(ge=0, le=10_000)] = None) -> Response:
+    """Every job, newest first; with a limit all that have not ended, and so many of the others."""
     server: Server = request.app.state.server
     return json_answer({"object": "list", "data": await server.jobs.list(limit)})
 

@@ -126,7 +126,7 @@ class Jobs:
         return self._object(accepted)
 
     async def list(self, limit: int | None = None) -> list[JobObject]:
-        """Every job, or this many of them, newest first."""
+        """Newest first: every job that has not ended, and this many of the others, or all."""
         rows = await self._store.run(job_rows.select_newest, limit)
         return [self._object(row) for row in rows]
 

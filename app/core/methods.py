@@ -15,7 +15,7 @@ def list_methods() -> list[MethodObject]:
 
 def _method(name: str) -> MethodObject:
     kind = RECIPES[name]
-    (schema,) = msgspec.json.schema(kind)["$defs"].values()
+    schema = msgspec.json.schema(kind)["$defs"][kind.__name__]
     summary, _, details = schema["description"].partition("\n\n")
     options: dict[str, Any] = schema["properties"]
     del options["type"]

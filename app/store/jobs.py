@@ -10,6 +10,7 @@ COLUMNS: Final = (
     "id, kind, spec_json, spec_hash, idem_key, variant, state, attempt,"
     " error_code, error_message, result_json, created, started, finished"
 )
+_IS_OPEN: Final = "state IN ('queued', 'running', 'publishing')"
 
 
 class JobState(StrEnum):
@@ -72,15 +73,16 @@ def insert(connection: sqlite3.Connection, row: JobRow) -> None:
 
 
 def select_newest(connection: sqlite3.Connection, limit: int | None = None) -> list[JobRow]:
-    """Every job, or this many of them, newest first."""
+    """Newest first: every job that has not ended, and this many of the others, or all."""
     # to SQLite a negative limit is none
-    query = f"SELECT {COLUMNS} FROM jobs ORDER BY created DESC, id DESC LIMIT ?"
+    ended = f"SELECT id FROM jobs WHERE NOT {_IS_OPEN} ORDER BY created DESC, id DESC LIMIT ?"
+    query = f"SELECT {COLUMNS} FROM jobs WHERE {_IS_OPEN} OR id IN ({ended}) ORDER BY created DESC, id DESC"
     return [_row(row) for row in connection.execute(query, [-1 if limit is None else limit])]
 
 
 def select_open(connection: sqlite3.Connection) -> list[JobRow]:
     """Jobs that have not ended, oldest first."""
-    query = f"SELECT {COLUMNS} FROM jobs WHERE state IN ('queued', 'running', 'publishing') ORDER BY created, id"
+    query = f"SELECT {COLUMNS} FROM jobs WHERE {_IS_OPEN} ORDER BY created, id"
     return [_row(row) for row in connection.execute(query)]
 
 

@@ -229,7 +229,7 @@ def background(page: Page) -> str:
 def test_dark_mode_follows_the_system_and_the_button(browser: Browser, server: CliServer) -> None:
     with watched_page(browser, server.url, color_scheme="dark") as page:
         dark = background(page)
-        page.get_by_role("button", name="Colours: as the system has them").click()
+        page.get_by_role("button", name="Auto: colours as the system has them").click()
         light = background(page)
         page.reload()
 

@@ -20,7 +20,7 @@ export const key = {
 /** The decoded JSON of an answer; `accept: "text"` gives its text. Throws ApiError. */
 export async function call(method, path, body, { accept = "json", signal } = {}) {
   const response = await send(method, path, body, signal);
-  return accept === "text" ? response.text() : response.json();
+  return (accept === "text" ? response.text() : response.json()).catch(tellLoss);
 }
 
 /**
@@ -33,7 +33,7 @@ export async function* events(method, path, body, { signal } = {}) {
   let rest = "";
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch(tellLoss);
       if (done) return;
       const parts = (rest + value).split("\n\n");
       rest = parts.pop();
@@ -52,6 +52,12 @@ export async function* events(method, path, body, { signal } = {}) {
   }
 }
 
+/** A connection that ends within an answer is the server's failure like one that ends before it. */
+function tellLoss(error) {
+  if (error.name === "AbortError") throw error;
+  throw new ApiError(0, { message: "The server's answer broke off." });
+}
+
 function parse(part) {
   const found = { id: null, event: null, data: "" };
   for (const line of part.split("\n")) {
@@ -63,6 +69,7 @@ function parse(part) {
 
 async function send(method, path, body, signal) {
   const headers = {};
+  if (/[^\x21-\x7e]/.test(key.get())) throw new ApiError(401, { message: "This API key has characters that no key can have." });
   if (key.get()) headers.authorization = `Bearer ${key.get()}`;
   if (body !== undefined) headers["content-type"] = "application/json";
   let response;

@@ -4,8 +4,9 @@ import { server } from "./server.js";
 
 const NUM_COLORS = 8;
 
-/** The class of a variant's colour, by its place among all variants. */
+/** The class of a variant's colour, by its place among the variants of its base. */
 export function colorOf(id) {
-  const index = server.variants.findIndex((one) => one.id === id);
+  const base = id.split("/")[0];
+  const index = server.variants.filter((one) => one.base === base).findIndex((one) => one.id === id);
   return `series-${Math.max(0, index) % NUM_COLORS}`;
 }

@@ -10,6 +10,7 @@ export class Column {
   text = "";
   tokens = [];
   isDone = false;
+  isThinking = false;
 
   constructor(id) {
     this.id = id;
@@ -17,7 +18,7 @@ export class Column {
     this.parted = h("mark");
     this.note = h("p", { class: "hint" }, "waiting");
     this.verdict = h("p", { class: "hint" });
-    const answer = h("div", { class: "answer", tabindex: 0, "aria-label": `Answer of ${id}` }, this.same, this.parted);
+    const answer = h("div", { class: "answer", tabindex: 0, role: "group", "aria-label": `Answer of ${id}` }, this.same, this.parted);
     this.element = h("article", { class: `card key ${colorOf(id)}` }, h("h3", {}, id), answer, this.note, this.verdict);
   }
 
@@ -30,16 +31,20 @@ export class Column {
       this.isDone = true;
       onNews();
     } catch (error) {
-      this.note.className = error.name === "AbortError" ? "hint" : "problem";
-      if (error.name === "AbortError") this.note.textContent = "stopped";
-      else if (error instanceof ApiError) this.note.textContent = error.message;
-      else throw error;
+      if (error.name !== "AbortError" && !(error instanceof ApiError)) throw error;
+      this.end = error instanceof ApiError ? error.message : "stopped";
+      this.note.className = error instanceof ApiError ? "problem" : "hint";
+      onNews();
     }
   }
 
   #take({ choices: [choice], usage, metrics }) {
     if (choice) {
-      this.text += (choice.delta?.reasoning_content ?? "") + (choice.delta?.content ?? choice.text ?? "");
+      const thought = choice.delta?.reasoning_content ?? "";
+      const said = choice.delta?.content ?? choice.text ?? "";
+      if (said && this.isThinking) this.text += "\n\n";
+      this.isThinking = thought !== "" || (this.isThinking && !said);
+      this.text += thought + said;
       this.tokens.push(...(choice.token_ids ?? []));
     }
     if (usage) this.timings = describe(usage, metrics);
@@ -50,9 +55,14 @@ export class Column {
     const same = reference === this ? this.text.length : commonPrefix(reference, this);
     this.same.textContent = this.text.slice(0, same);
     this.parted.textContent = this.text.slice(same);
-    const parts = reference === this ? null : partsAt(reference, this);
-    const place = parts === null ? (reference !== this && this.isDone && reference.isDone ? "the same answer" : null) : `parts at token ${parts + 1}`;
-    this.note.textContent = [place, this.timings].filter(Boolean).join(" · ") || "…";
+    this.note.textContent = [this.#place(reference), this.timings, this.end].filter(Boolean).join(" · ") || "…";
+  }
+
+  #place(reference) {
+    if (reference === this) return null;
+    const token = partsAt(reference, this);
+    if (token !== null) return `parts at token ${token + 1}`;
+    return this.isDone && reference.isDone && this.text === reference.text ? "the same answer" : null;
   }
 }
 
@@ -68,7 +78,10 @@ function describe({ completion_tokens }, metrics) {
 /** Number of characters that both begin with; what one has not written yet is no difference. */
 function commonPrefix(one, other) {
   const length = Math.min(one.text.length, other.text.length);
-  for (let index = 0; index < length; index += 1) if (one.text[index] !== other.text[index]) return index;
+  for (let index = 0; index < length; index += 1) {
+    // a character of two halves is not cut between them
+    if (one.text[index] !== other.text[index]) return /[\uD800-\uDBFF]/.test(one.text[index - 1] ?? "") ? index - 1 : index;
+  }
   return one.isDone ? length : other.text.length;
 }
 

@@ -26,26 +26,36 @@ export function mountCompare(section) {
 
   async function ask() {
     if (!base.value) return;
+    const asked = path();
     try {
-      const answer = await call("GET", path());
-      // whoever has a point in focus keeps it
-      if (JSON.stringify(answer) === JSON.stringify(found)) return;
+      const answer = await call("GET", asked);
+      // an answer that comes late, after another choice; and whoever has a point in focus keeps it
+      if (asked !== path() || JSON.stringify(answer) === JSON.stringify(found)) return;
       found = answer;
       draw();
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      hint.textContent = error.message;
+      clear(error.message);
     }
   }
 
   function draw() {
     const rows = found.data.map((row) => ({ ...row, level: row.levels.find((one) => one.streams === found.streams) }));
     const levels = rows.flatMap((row) => row.levels.map((one) => one.streams));
-    setOptions(streams, [...new Set([1, ...levels])].sort((a, b) => a - b));
+    setOptions(streams, [...new Set([1, found.streams, ...levels])].sort((a, b) => a - b));
     charts.replaceChildren(...drawCharts(rows));
     table.show(rows);
     measure.hidden = rows.every((row) => !row.missing.length);
     hint.textContent = explain(found);
+  }
+
+  function clear(problem) {
+    found = null;
+    heldWhenAsked = "";
+    charts.replaceChildren();
+    table.show([]);
+    measure.hidden = true;
+    hint.textContent = problem;
   }
 
   function update() {
@@ -57,7 +67,7 @@ export function mountCompare(section) {
     ask();
   }
 
-  const downloads = ["csv", "markdown"].map((form) => button(form, () => save(`${path()}&format=${form}`, base.value, form)));
+  const downloads = ["csv", "markdown"].map((form) => button(`Download ${form}`, () => save(`${path()}&format=${form}`, base.value, form)));
   section.append(
     h("div", { class: "bar" }, h("h2", {}, "Compare"), field("Base", base), field("Streams", streams), measure, downloads),
     charts,

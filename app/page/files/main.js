@@ -68,7 +68,7 @@ function setTheme(name) {
   document.documentElement.style.colorScheme = THEMES[name];
   const button = document.getElementById("theme");
   button.textContent = name[0].toUpperCase() + name.slice(1);
-  button.ariaLabel = `Colours: ${name === "auto" ? "as the system has them" : name}`;
+  button.ariaLabel = `${button.textContent}: colours ${name === "auto" ? "as the system has them" : "of this page"}`;
 }
 
 function nextTheme() {
@@ -90,6 +90,11 @@ function onKey(event) {
   else if (event.key === "?") help();
 }
 
+// its address would be a view's
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("main").focus();
+});
 document.getElementById("key").addEventListener("click", askForKey);
 document.getElementById("theme").addEventListener("click", nextTheme);
 document.getElementById("help").addEventListener("click", help);

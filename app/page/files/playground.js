@@ -7,6 +7,8 @@ import { act, field } from "./dialog.js";
 import { h, keep } from "./dom.js";
 import { server } from "./server.js";
 
+// A browser opens six connections to a server; the page's own questions need the others.
+const NUM_AT_ONCE = 4;
 const PROMPT = "Tell me a story about a little fox who finds a red balloon.";
 
 /** Fill the section. */
@@ -31,7 +33,11 @@ export function mountPlayground(section) {
     answers.replaceChildren(...columns.map((column) => column.element));
     [send.disabled, stop.disabled, judge.disabled] = [true, false, true];
     const mark = () => columns.forEach((column) => column.show(columns[0]));
-    await Promise.all(columns.map((column) => column.run(last, running.signal, mark)));
+    const waiting = [...columns];
+    const takeTurns = async () => {
+      while (waiting.length) await waiting.shift().run(last, running.signal, mark);
+    };
+    await Promise.all(Array.from({ length: NUM_AT_ONCE }, takeTurns));
     running = null;
     [send.disabled, stop.disabled] = [false, true];
     judge.disabled = !columns.some((column) => column.tokens.length);

@@ -8,6 +8,7 @@ const SIZE = { width: 520, height: 330, left: 56, right: 20, top: 26, bottom: 40
 // Nats per token: below it, differences do not show in text.
 const KNEE = 0.001;
 const CHAR_WIDTH = 6.4;
+const MAX_CHARS = 24;
 
 /**
  * points: [{name, x, kl, isPareto, color}]. x: {label, format, isMoreBetter}. The line is drawn in these two dimensions;
@@ -20,7 +21,7 @@ export function scatter(points, { label, format, isMoreBetter }) {
   const y = symlog(worst * 1.5, [SIZE.height - SIZE.bottom, SIZE.top], KNEE);
   const title = `KL to the base against ${label}`;
   const line = front(points, isMoreBetter).map((point) => `${x(point.x)},${y(point.kl)}`);
-  const placed = place(points.map((point) => ({ ...point, left: x(point.x), top: y(point.kl) })));
+  const placed = place(points.map((point) => ({ ...point, label: shortened(point.name), left: x(point.x), top: y(point.kl) })));
   return svg(
     "svg",
     { class: "chart", viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, role: "group", "aria-label": title },
@@ -44,7 +45,7 @@ function place(points) {
   return points
     .toSorted((a, b) => b.top - a.top)
     .map((point) => {
-      const width = point.name.length * CHAR_WIDTH;
+      const width = point.label.length * CHAR_WIDTH;
       const isLeft = point.left + 9 + width > SIZE.width - 4;
       const start = isLeft ? point.left - 9 - width : point.left + 9;
       let baseline = point.top + 4;
@@ -56,12 +57,16 @@ function place(points) {
     });
 }
 
+function shortened(name) {
+  return name.length > MAX_CHARS ? `${name.slice(0, MAX_CHARS - 1)}…` : name;
+}
+
 function mark(point, text) {
   return svg(
     "g",
     { class: `point ${point.color}`, tabindex: 0, role: "img", "aria-label": text },
     svg("title", {}, text),
     svg("circle", { cx: point.left, cy: point.top, r: 6, class: point.isPareto ? "member" : "" }),
-    svg("text", { x: point.labelX, y: point.baseline, "text-anchor": point.anchor }, point.name),
+    svg("text", { x: point.labelX, y: point.baseline, "text-anchor": point.anchor }, point.label),
   );
 }

@@ -3,13 +3,15 @@
 import { ApiError, call, events } from "./api.js";
 
 const INTERVAL_MS = 2000;
+// A question that nobody answers must not keep the next from being asked.
+const PATIENCE_MS = 15_000;
 
 class ServerState extends EventTarget {
   bases = [];
   variants = [];
   jobs = [];
   methods = [];
-  /** How many of the newest jobs are asked for. */
+  /** How many of the jobs that have ended are asked for. */
   jobLimit = 20;
   /** The last failure, or null. */
   error = null;
@@ -41,16 +43,14 @@ class ServerState extends EventTarget {
 
   async #ask() {
     try {
-      const [bases, variants, jobs] = await Promise.all([
-        call("GET", "v1/bases"),
-        call("GET", "v1/variants"),
-        call("GET", `v1/jobs?limit=${this.jobLimit}`),
-      ]);
-      if (!this.methods.length) this.methods = (await call("GET", "v1/methods")).data;
+      const [bases, variants, jobs] = await Promise.all(["v1/bases", "v1/variants", `v1/jobs?limit=${this.jobLimit}`].map(look));
+      if (!this.methods.length) this.methods = (await look("v1/methods")).data;
       Object.assign(this, { bases: bases.data, variants: variants.data, jobs: this.#withProgress(jobs.data), error: null });
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
       this.error = error;
+      // what a former key opened is not for the next reader
+      if (error.status === 401) Object.assign(this, { bases: [], variants: [], jobs: [] });
       if (error.status === 403) await this.#askForInference();
     }
     this.#follow();
@@ -59,7 +59,7 @@ class ServerState extends EventTarget {
 
   /** A key for inference may see the names of models, which is what the playground needs. */
   async #askForInference() {
-    const models = await call("GET", "models").catch(() => ({ data: [] }));
+    const models = await look("models").catch(() => ({ data: [] }));
     Object.assign(this, { bases: [], jobs: [] });
     this.variants = models.data.map(({ id, status }) => ({
       id,
@@ -95,7 +95,8 @@ class ServerState extends EventTarget {
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
     } finally {
-      this.#followed = null;
+      // the next job may have begun meanwhile, and is followed already
+      if (this.#followed === job.id) this.#followed = null;
     }
   }
 
@@ -105,6 +106,10 @@ class ServerState extends EventTarget {
     this.#shown = now;
     this.dispatchEvent(new Event("change"));
   }
+}
+
+function look(path) {
+  return call("GET", path, undefined, { signal: AbortSignal.timeout(PATIENCE_MS) });
 }
 
 export const server = new ServerState();

@@ -1,6 +1,6 @@
 // Bases and their variants: load, unload, measure, delete, compress.
 
-import { call } from "./api.js";
+import { call, key } from "./api.js";
 import { addModel, compress } from "./compress.js";
 import { act, ask, notify, tell } from "./dialog.js";
 import { h, headRow, keep } from "./dom.js";
@@ -33,50 +33,40 @@ export function mountVariants(section) {
   const bases = h("div");
   const add = h("button", { type: "button", onclick: addModel }, "Add a model…");
   section.append(h("div", { class: "bar" }, h("h2", {}, "Models and variants"), add), bases);
-  const update = () =>
-    keep(
-      bases,
-      server.bases.map((base) => ({
-        base,
-        jobs: server.jobs.filter((job) => job.base === base.id && isOpen(job)),
-        variants: server.variants.filter((one) => one.base === base.id),
-      })),
-      ({ base }) => base.id,
-      card,
-    );
+  const update = () => {
+    keep(bases, server.bases, (base) => base.id, card);
+    for (const one of bases.children) one.update();
+  };
   server.addEventListener("change", update);
   update();
 }
 
-function card({ base, jobs, variants }) {
+/** The card of a base; its `update` shows what variants and jobs the base has now, each row by itself. */
+function card(base) {
+  const rows = h("tbody");
+  const jobs = h("div", { class: "jobs" });
   const facts = [
     base.architecture,
     base.num_parameters && `${parameters(base.num_parameters)} parameters`,
     base.weight_bytes && bytes(base.weight_bytes),
     base.max_model_len && `context ${count(base.max_model_len)}`,
   ];
-  return h(
+  const make = h("button", { type: "button", "aria-label": `Compress… ${base.id}`, onclick: () => compress(base) }, "Compress…");
+  const element = h(
     "article",
     { class: "card", "aria-label": base.id },
-    h(
-      "div",
-      { class: "bar" },
-      h("h3", {}, base.id),
-      h("span", { class: "facts-line" }, facts.filter(Boolean).join(" · ")),
-      h("button", { type: "button", "data-action": `compress ${base.id}`, onclick: () => compress(base) }, "Compress…"),
-    ),
-    h(
-      "div",
-      { class: "table" },
-      h(
-        "table",
-        {},
-        headRow(HEADS),
-        h("tbody", {}, variants.map(row)),
-      ),
-    ),
-    jobs.map((job) => h("div", { class: "job" }, h("strong", {}, `${job.kind} ${job.variant}`), progressBar(job))),
+    h("div", { class: "bar" }, h("h3", {}, base.id), h("span", { class: "facts-line" }, facts.filter(Boolean).join(" · ")), make),
+    h("div", { class: "table" }, h("table", {}, headRow(HEADS), rows)),
+    jobs,
   );
+  element.update = () => {
+    const open = server.jobs.filter((job) => job.base === base.id && isOpen(job));
+    keep(rows, server.variants.filter((one) => one.base === base.id), (variant) => variant.id, row);
+    keep(jobs, open, (job) => job.id, (job) =>
+      h("div", { class: "job" }, h("strong", {}, `${job.kind} ${job.variant}`), progressBar(job)),
+    );
+  };
+  return element;
 }
 
 function row(variant) {
@@ -86,14 +76,17 @@ function row(variant) {
   const memory = variant.process_bytes
     ? bytes(variant.process_bytes)
     : h("span", { class: "dim", title: "not loaded: what it is expected to take" }, `≈ ${bytes(variant.estimated_bytes)}`);
+  const weights = variant.weight_bytes
+    ? bytes(variant.weight_bytes)
+    : h("span", { class: "dim", title: "not loaded: what its files take" }, bytes(variant.bytes_on_disk || null));
   const details = () => showDetails(variant);
   return h(
     "tr",
-    { "data-key": variant.id },
+    {},
     h("th", { scope: "row" }, h("button", { type: "button", class: "link", "data-action": `details ${variant.id}`, onclick: details }, name)),
     h("td", {}, h("span", { class: `badge ${variant.state}`, title: variant.reason }, variant.state)),
     h("td", {}, format),
-    h("td", { class: "number" }, bytes(variant.weight_bytes ?? (variant.bytes_on_disk || null))),
+    h("td", { class: "number" }, weights),
     h("td", { class: "number" }, memory),
     h("td", { class: "number" }, number(variant.quality?.kl_mean)),
     h("td", { class: "number" }, percent(variant.quality?.top1_agreement)),
@@ -102,9 +95,11 @@ function row(variant) {
   );
 }
 
+const isServed = ({ state }) => ["ready", "restarting"].includes(state);
+
 function buttons(variant) {
   const { id, state } = variant;
-  const isLoaded = ["ready", "restarting"].includes(state);
+  const isLoaded = isServed(variant);
   const canLoad = ["registered", "failed"].includes(state);
   const button = (name, work, attributes = {}) =>
     h(
@@ -138,7 +133,7 @@ async function startMeasuring(id) {
 }
 
 function remove(variant) {
-  const isLoaded = variant.state === "ready";
+  const isLoaded = isServed(variant);
   return ask({
     title: `Delete ${variant.id}?`,
     body: h("p", {}, isLoaded ? "It is loaded: its requests end, and its files are removed." : "Its files are removed."),
@@ -155,6 +150,7 @@ function showDetails(variant) {
   const request = { model: variant.id, messages: [{ role: "user", content: "Hello" }] };
   const curl = [
     `curl ${new URL("v1/chat/completions", document.baseURI)} \\`,
+    ...(key.get() ? ['  -H "authorization: Bearer $SLIMSERVE_KEY" \\'] : []),
     "  -H 'content-type: application/json' \\",
     `  -d '${JSON.stringify(request)}'`,
   ].join("\n");

@@ -93,14 +93,17 @@ async def test_quantize_answers_202_with_the_job_and_its_events_end_with_it(clie
     assert [job["id"] for job in listed.json()["data"]] == [accepted.json()["id"]]
 
 
-async def test_newest_jobs_come_first_and_limit_counts_them(client: httpx.AsyncClient) -> None:
+async def test_newest_jobs_come_first_and_limit_counts_those_that_have_ended(client: httpx.AsyncClient) -> None:
     bodies = [{"model": "slimstory", "method": "int8", "name": name} for name in ("one", "two", "three")]
     made = [(await client.post("/v1/quantize", json=body)).json()["id"] for body in bodies]
 
-    newest = await client.get("/v1/jobs", params={"limit": 2})
-    refused = await client.get("/v1/jobs", params={"limit": 0})
+    for job in made[:2]:
+        await client.post(f"/v1/jobs/{job}/cancel", json={})
 
-    assert [job["id"] for job in newest.json()["data"]] == made[:0:-1]
+    newest = await client.get("/v1/jobs", params={"limit": 1})
+    refused = await client.get("/v1/jobs", params={"limit": -1})
+
+    assert [job["id"] for job in newest.json()["data"]] == [made[2], made[1]]
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "limit")
 
 

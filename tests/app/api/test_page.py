@@ -31,9 +31,8 @@ async def test_every_file_of_the_page_comes_without_a_key(http: httpx.AsyncClien
 
 
 async def test_data_of_the_page_needs_a_key(http: httpx.AsyncClient) -> None:
-    asked = {
-        path for script in SCRIPTS for path in re.findall(r'"GET", [`"](v1/\w+|metrics)', script.read_text("utf-8"))
-    }
+    path = re.compile(r"""["`](v1/\w+|metrics|models)\b""")
+    asked = {found for script in SCRIPTS for found in path.findall(script.read_text("utf-8"))}
 
     assert {"v1/variants", "v1/jobs", "metrics"} <= asked
     assert {(await http.get(f"/{path}")).status_code for path in asked} == {401}
