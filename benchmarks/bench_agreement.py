@@ -49,7 +49,7 @@ from app.cli import server_process
 from app.cli.client import Client
 from app.cli.jobs import follow
 from app.core.speed import rounds
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, tell
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CASTS: Final = ("bf16", "fp16", "fp32")
@@ -327,10 +327,7 @@ def main() -> None:
     machine["load_average_after"] = os.getloadavg()
     settings = {name: value for name, value in vars(arguments).items() if isinstance(value, int | float | list)}
     result = {"benchmark": "bench_agreement", "machine": machine, "settings": settings, "levels": levels}
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.output is not None:
-        arguments.output.write_text(text + "\n")
+    tell(result, arguments.output)
 
 
 if __name__ == "__main__":

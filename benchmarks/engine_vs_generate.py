@@ -11,7 +11,6 @@ Nothing stops early (ignore_eos), prompts are random tokens, quality is not look
 
 import argparse
 import copy
-import json
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from machine import describe_machine, read_bandwidth_bytes_per_s
+from machine import describe_machine, read_bandwidth_bytes_per_s, tell
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from workers.engine.engine import Engine, EngineLimits
@@ -168,10 +167,7 @@ def main() -> None:
         "num_parameters": sum(p.numel() for p in plain.parameters()),
         "runs": [compare(plain, engine, streams, args) for streams in args.streams],
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.output:
-        args.output.write_text(text + "\n")
+    tell(result, args.output)
 
 
 if __name__ == "__main__":

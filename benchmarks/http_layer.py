@@ -22,7 +22,7 @@ from statistics import quantiles
 from typing import Any
 
 import psutil
-from machine import describe_machine
+from machine import describe_machine, tell
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "echo/bench"
@@ -203,10 +203,7 @@ def main() -> None:
     with running_server() as (process, port):
         results = asyncio.run(measure(process, port, arguments.seconds))
     machine["load_average_after"] = os.getloadavg()
-    text = json.dumps({"machine": machine, "http_layer": results}, indent=2)
-    sys.stdout.write(text + "\n")
-    if arguments.output is not None:
-        arguments.output.write_text(text + "\n")
+    tell({"machine": machine, "http_layer": results}, arguments.output)
 
 
 if __name__ == "__main__":

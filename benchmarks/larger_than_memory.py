@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig
 
 from app import embedded
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, tell
 from benchmarks.quality_table import serving
 
 HIDDEN, INTERMEDIATE, HEADS = 1024, 2816, 16
@@ -60,10 +60,7 @@ def main() -> None:
         "error": job["error"],
         "variant_bytes": job["result"] and job["result"]["weight_bytes"],
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
+    tell(result, arguments.output)
     sys.exit(job["state"] != "succeeded")
 
 

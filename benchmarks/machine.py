@@ -1,6 +1,7 @@
 """What every result file says about where it was made: hardware, versions, commit, load, read bandwidth."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -24,6 +25,14 @@ def describe_machine() -> dict[str, Any]:
         "load_average": os.getloadavg(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def tell(result: dict[str, Any], output: Path | None) -> None:
+    """Print a result as JSON, and write it to the file `output` if there is one."""
+    text = json.dumps(result, indent=2)
+    print(text)
+    if output is not None:
+        output.write_text(text + "\n")
 
 
 def read_bandwidth_bytes_per_s(num_bytes: int = 2**30, repeats: int = 5) -> float:

@@ -11,7 +11,6 @@ Threads cannot add cores, so both should take about as long. The ratio is
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from typing import Any
 from app.cli import server_process
 from app.cli.client import Client
 from app.cli.jobs import follow
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, tell
 
 METHODS = ("int8", "nf4", "rtn-int4-g32", "rtn-int3-g32", "fp8")
 
@@ -95,10 +94,7 @@ def main() -> None:
         finally:
             server.stop()
     machine["load_average_after"] = os.getloadavg()
-    text = json.dumps({"benchmark": "side_by_side", "machine": machine, "levels": levels}, indent=2)
-    print(text)
-    if arguments.output is not None:
-        arguments.output.write_text(text + "\n")
+    tell({"benchmark": "side_by_side", "machine": machine, "levels": levels}, arguments.output)
 
 
 if __name__ == "__main__":

@@ -32,10 +32,11 @@ class JobFailed(Exception):
 class JobProcess:
     """One process that runs one spec and exits."""
 
-    def __init__(self, label: str, on_progress: ProgressObserver) -> None:
+    def __init__(self, label: str, on_progress: ProgressObserver, on_end: Callable[[], None]) -> None:
         self.label = label
         self.last_message_at_s = time.monotonic()
         self._on_progress = on_progress
+        self._on_end = on_end
         self._child: Child[FromJob] = Child(label, self._receive, self._end)
         self._result: asyncio.Future[JobDone] = asyncio.get_running_loop().create_future()
         self._result.add_done_callback(_retrieve)
@@ -95,6 +96,7 @@ class JobProcess:
                     self._result.set_exception(JobFailed(message.code, message.message))
 
     def _end(self, reason: str) -> None:
+        self._on_end()
         if self._result.done():
             return
         if not self._was_stopped:

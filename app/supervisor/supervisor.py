@@ -83,7 +83,7 @@ class Supervisor:
 
     async def start_job(self, label: str, spec: JobSpec, on_progress: ProgressObserver) -> JobProcess:
         """Fork a job process for this spec; await its `result()`."""
-        job = JobProcess(label, on_progress)
+        job = JobProcess(label, on_progress, self._share_cores)
         await job.start(spec, faults=self.watch.faults)
         self._jobs = [*_alive(self._jobs), job]
         self._share_cores()
@@ -127,8 +127,6 @@ class Supervisor:
             )
             if reason is not None:
                 worker.condemn(reason)
-        # the end of a job is noticed here, within a tick
-        self._share_cores()
         for job in _alive(self._jobs):
             quiet_s = now_s - job.last_message_at_s
             if quiet_s > self.watch.load_timeout_s and not job.is_ending:

@@ -31,8 +31,15 @@ def quantiles(metric: str, selector: str) -> tuple[Query, ...]:
     )
 
 
-def per_variant(metric: str) -> tuple[Query, ...]:
-    return (Query(expr=f"slimserve_{metric}{{{HERE}}}", legend="{{variant}}"),)
+def per(label: str, expr: str) -> tuple[Query, ...]:
+    """One line per value of a label."""
+    return (Query(expr=expr, legend=f"{{{{{label}}}}}"),)
+
+
+def latency(title: str, share: float, metric: str, selector: str, what: str) -> Panel:
+    """A quantile of seconds, by variant."""
+    expr = quantile(share, metric, selector, "variant")
+    return Panel(title=f"{title}, p{share * 100:.0f}", what=what, unit="s", queries=per("variant", expr))
 
 
 def stat(title: str, what: str, expr: str, unit: str = "short") -> Panel:

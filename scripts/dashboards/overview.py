@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from expressions import HERE, INSTANCE, per_variant, quantile, rate, stat
+from expressions import HERE, INSTANCE, latency, per, rate, stat
 from grafana import Dashboard, Panel, Query
 
 OVERVIEW: Final = Dashboard(
@@ -44,38 +44,29 @@ OVERVIEW: Final = Dashboard(
             what="Requests that ended, per second. `cancelled`: the client left.",
             unit="reqps",
             is_stacked=True,
-            queries=(Query(expr=rate("slimserve_requests_total", HERE, "status"), legend="{{status}}"),),
+            queries=per("status", rate("slimserve_requests_total", HERE, "status")),
         ),
         Panel(
             title="Output tokens",
             what="Tokens generated per second, by variant.",
             is_stacked=True,
-            queries=(Query(expr=rate("slimserve_generation_tokens_total", HERE, "variant"), legend="{{variant}}"),),
+            queries=per("variant", rate("slimserve_generation_tokens_total", HERE, "variant")),
         ),
         Panel(
             title="Refused requests",
             what="Requests per second that ended before any work, by the code of the error.",
             unit="reqps",
-            queries=(Query(expr=rate("slimserve_admission_rejections_total", HERE, "reason"), legend="{{reason}}"),),
+            queries=per("reason", rate("slimserve_admission_rejections_total", HERE, "reason")),
         ),
-        Panel(
-            title="Time to first token, p95",
-            what="From arrival to the first token, of the slowest twentieth.",
-            unit="s",
-            queries=(Query(expr=quantile(0.95, "time_to_first_token", HERE, "variant"), legend="{{variant}}"),),
+        latency(
+            "Time to first token",
+            0.95,
+            "time_to_first_token",
+            HERE,
+            "From arrival to the first token, of the slowest twentieth.",
         ),
-        Panel(
-            title="Time per output token, p50",
-            what="Per token after the first, median.",
-            unit="s",
-            queries=(Query(expr=quantile(0.5, "time_per_output_token", HERE, "variant"), legend="{{variant}}"),),
-        ),
-        Panel(
-            title="Queue time, p95",
-            what="From arrival to the first step, of the slowest twentieth.",
-            unit="s",
-            queries=(Query(expr=quantile(0.95, "queue_time", HERE, "variant"), legend="{{variant}}"),),
-        ),
+        latency("Time per output token", 0.5, "time_per_output_token", HERE, "Per token after the first, median."),
+        latency("Queue time", 0.95, "queue_time", HERE, "From arrival to the first step, of the slowest twentieth."),
         Panel(
             title="Memory of workers",
             what="What each worker holds, as measured: weights, KV pages and the rest of the process.",
@@ -89,23 +80,18 @@ OVERVIEW: Final = Dashboard(
             title="KV pages in use",
             what="Share of the pages; at 1, sequences wait or are put back.",
             unit="percentunit",
-            queries=per_variant("kv_cache_usage_ratio"),
+            queries=per("variant", f"slimserve_kv_cache_usage_ratio{{{HERE}}}"),
         ),
         Panel(
             title="Variants by state",
             what="How many variants are in which state.",
             is_stacked=True,
-            queries=(Query(expr=f"sum by (state) (slimserve_variant_state{{{HERE}}})", legend="{{state}}"),),
+            queries=per("state", f"sum by (state) (slimserve_variant_state{{{HERE}}})"),
         ),
         Panel(
             title="Restarts",
             what="Workers started again after a crash, per hour.",
-            queries=(
-                Query(
-                    expr=f"sum by (variant) (increase(slimserve_worker_restarts_total{{{HERE}}}[1h]))",
-                    legend="{{variant}}",
-                ),
-            ),
+            queries=per("variant", f"sum by (variant) (increase(slimserve_worker_restarts_total{{{HERE}}}[1h]))"),
         ),
         Panel(
             title="Loads on request",

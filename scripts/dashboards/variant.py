@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from expressions import INSTANCE, ONE, quantiles, rate
+from expressions import INSTANCE, ONE, per, quantiles, rate
 from grafana import Dashboard, Panel, Query, Variable
 
 VARIANT: Final = Dashboard(
@@ -15,7 +15,7 @@ VARIANT: Final = Dashboard(
             title="State",
             what="The state that the variant is in.",
             kind="state-timeline",
-            queries=(Query(expr=f"slimserve_variant_state{{{ONE}}}", legend="{{state}}"),),
+            queries=per("state", f"slimserve_variant_state{{{ONE}}}"),
         ),
         Panel(
             title="Requests",
@@ -31,13 +31,13 @@ VARIANT: Final = Dashboard(
             what="Per second, by the reason for which they ended.",
             unit="reqps",
             is_stacked=True,
-            queries=(Query(expr=rate("slimserve_requests_total", ONE, "finish_reason"), legend="{{finish_reason}}"),),
+            queries=per("finish_reason", rate("slimserve_requests_total", ONE, "finish_reason")),
         ),
         Panel(
             title="Time to first token",
             what="From arrival to the first token: requests per second in each bucket.",
             kind="heatmap",
-            queries=(Query(expr=rate("slimserve_time_to_first_token_seconds_bucket", ONE, "le"), legend="{{le}}"),),
+            queries=per("le", rate("slimserve_time_to_first_token_seconds_bucket", ONE, "le")),
         ),
         *(
             Panel(title=title, what=what, unit="s", queries=quantiles(metric, ONE))

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from expressions import CHOSEN, INSTANCE, quantile, rate
+from expressions import CHOSEN, INSTANCE, latency, per, quantile, rate
 from grafana import Dashboard, Panel, Query, Variable
 
 _SHOWN: Final = Variable(name="variant", values_of="slimserve_variant_info")
@@ -88,37 +88,27 @@ VARIANTS: Final = Dashboard(
             what="Share of tokens for which variant and base have the same most likely token.",
             kind="bargauge",
             unit="percentunit",
-            queries=(Query(expr=f"slimserve_variant_top1_agreement{{{CHOSEN}}}", legend="{{variant}}"),),
+            queries=per("variant", f"slimserve_variant_top1_agreement{{{CHOSEN}}}"),
         ),
         Panel(
             title="Perplexity",
             what="Of the newest measurement; only variants of one base and one text compare.",
             kind="bargauge",
-            queries=(Query(expr=f"slimserve_variant_perplexity{{{CHOSEN}}}", legend="{{variant}}"),),
+            queries=per("variant", f"slimserve_variant_perplexity{{{CHOSEN}}}"),
         ),
         Panel(
             title="Stored weights",
             what="Bytes of the tensors.",
             kind="bargauge",
             unit="bytes",
-            queries=(Query(expr=f"slimserve_variant_weight_bytes{{{CHOSEN}}}", legend="{{variant}}"),),
+            queries=per("variant", f"slimserve_variant_weight_bytes{{{CHOSEN}}}"),
         ),
-        Panel(
-            title="Time per output token, p50",
-            what="Per token after the first, median.",
-            unit="s",
-            queries=(Query(expr=quantile(0.5, "time_per_output_token", CHOSEN, "variant"), legend="{{variant}}"),),
-        ),
-        Panel(
-            title="Time to first token, p50",
-            what="From arrival to the first token, median.",
-            unit="s",
-            queries=(Query(expr=quantile(0.5, "time_to_first_token", CHOSEN, "variant"), legend="{{variant}}"),),
-        ),
+        latency("Time per output token", 0.5, "time_per_output_token", CHOSEN, "Per token after the first, median."),
+        latency("Time to first token", 0.5, "time_to_first_token", CHOSEN, "From arrival to the first token, median."),
         Panel(
             title="Output tokens",
             what="Tokens generated per second; it follows the traffic, so compare under the same load.",
-            queries=(Query(expr=rate("slimserve_generation_tokens_total", CHOSEN, "variant"), legend="{{variant}}"),),
+            queries=per("variant", rate("slimserve_generation_tokens_total", CHOSEN, "variant")),
         ),
     ),
 )

@@ -3,7 +3,7 @@
 import { ApiError, call } from "./api.js";
 import { colorOf } from "./colors.js";
 import { ComparisonTable, nameOf } from "./comparison_table.js";
-import { act, field, notify } from "./dialog.js";
+import { actButton, field, notify } from "./dialog.js";
 import { h } from "./dom.js";
 import { bytes, number } from "./format.js";
 import { mountRecommend } from "./recommend.js";
@@ -17,8 +17,7 @@ export function mountCompare(section) {
   const charts = h("div", { class: "charts" });
   const table = new ComparisonTable();
   const hint = h("p", { class: "hint" });
-  const button = (label, work) => h("button", { type: "button", onclick: (event) => act(event.currentTarget, work) }, label);
-  const measure = button("Measure what is missing", () => measureMissing(found));
+  const measure = actButton("Measure what is missing", () => measureMissing(found));
   let found = null;
   let heldWhenAsked = "";
 
@@ -67,7 +66,7 @@ export function mountCompare(section) {
     ask();
   }
 
-  const downloads = ["csv", "markdown"].map((form) => button(`Download ${form}`, () => save(`${path()}&format=${form}`, base.value, form)));
+  const downloads = ["csv", "markdown"].map((form) => actButton(`Download ${form}`, () => save(`${path()}&format=${form}`, base.value, form)));
   section.append(
     h("div", { class: "bar" }, h("h2", {}, "Compare"), field("Base", base), field("Streams", streams), measure, downloads),
     charts,

@@ -3,6 +3,8 @@
 import { ApiError } from "./api.js";
 import { h } from "./dom.js";
 
+let numFields = 0;
+
 /**
  * Open a form; `submit` gets its FormData and may throw ApiError, which is shown in the form, at the field it names
  * (fields are named as in the API). Resolves when the dialog is closed, with what submit returned or undefined.
@@ -82,7 +84,10 @@ export async function act(button, work) {
   }
 }
 
-let numFields = 0;
+/** A button that does something by `act`. */
+export function actButton(label, work, attributes = {}) {
+  return h("button", { type: "button", onclick: (event) => act(event.currentTarget, work), ...attributes }, label);
+}
 
 /** A labelled field of a form; the hint is its description. */
 export function field(label, input, hint) {

@@ -1,7 +1,7 @@
 // Jobs: what was asked for, how far it is, what came of it.
 
 import { call } from "./api.js";
-import { act, notify, tell } from "./dialog.js";
+import { actButton, notify, tell } from "./dialog.js";
 import { h, headRow, keep } from "./dom.js";
 import { DASH, bytes, number, percent, seconds, time } from "./format.js";
 import { isOpen, progressBar } from "./progress.js";
@@ -13,7 +13,7 @@ const MORE = 50;
 export function mountJobs(section) {
   const body = h("tbody");
   const empty = h("p", { class: "empty" }, "No jobs yet: compress or measure a variant.");
-  const more = h("button", { type: "button", onclick: () => act(more, showMore) }, "Show older ones");
+  const more = actButton("Show older ones", showMore);
   const heads = ["State", "Job", "Variant", "Asked for", "Took", "Outcome", "Actions"];
   const table = h(
     "div",
@@ -66,15 +66,14 @@ function measured({ quality, speed }) {
 }
 
 function buttons(job) {
-  const cancel = (event) =>
-    act(event.currentTarget, async () => {
-      await call("POST", `v1/jobs/${job.id}/cancel`);
-      notify(`${job.kind} of ${job.variant} was cancelled.`);
-      await server.refresh({ again: true });
-    });
+  const cancel = async () => {
+    await call("POST", `v1/jobs/${job.id}/cancel`);
+    notify(`${job.kind} of ${job.variant} was cancelled.`);
+    await server.refresh({ again: true });
+  };
   const details = () => tell(`Job ${job.id}`, h("pre", { tabindex: 0 }, JSON.stringify(job, null, 2)));
   return [
-    isOpen(job) && h("button", { type: "button", "data-action": "cancel", onclick: cancel }, "Cancel"),
+    isOpen(job) && actButton("Cancel", cancel, { "data-action": "cancel" }),
     h("button", { type: "button", "data-action": "details", onclick: details }, "Details"),
   ];
 }

@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { colorOf } from "./colors.js";
 import { Column } from "./column.js";
-import { act, field } from "./dialog.js";
+import { actButton, field } from "./dialog.js";
 import { h, keep } from "./dom.js";
 import { server } from "./server.js";
 
@@ -16,7 +16,7 @@ export function mountPlayground(section) {
   const answers = h("div", { class: "answers" });
   const send = h("button", { type: "submit", class: "primary" }, "Send");
   const stop = h("button", { type: "button", disabled: true, onclick: () => running?.abort() }, "Stop");
-  const judge = h("button", { type: "button", disabled: true, onclick: () => act(judge, () => judgeAnswers(last, columns)) }, "Ask the original");
+  const judge = actButton("Ask the original", () => judgeAnswers(last, columns), { disabled: true });
   const choices = h("div");
   const form = promptForm(choices, [send, stop, judge]);
   let running = null;

@@ -1,7 +1,7 @@
 // What satisfies given limits, and what `<base>/auto` means.
 
 import { call } from "./api.js";
-import { act, field, notify } from "./dialog.js";
+import { act, actButton, field, notify } from "./dialog.js";
 import { h } from "./dom.js";
 
 /** The limits: field of the API, label, factor from what people write. */
@@ -18,7 +18,7 @@ const LIMITS = [
 export function mountRecommend(base) {
   const answer = h("div", { "aria-live": "polite" });
   const fields = LIMITS.map(([name, label]) => field(label, h("input", { name, type: "number", min: 0, step: "any", class: "short" })));
-  const follow = h("button", { type: "button", onclick: () => act(follow, () => store(base(), limits(form))) }, "Let auto follow this");
+  const follow = actButton("Let auto follow this", () => store(base(), limits(form)));
   const form = h(
     "form",
     { class: "bar" },

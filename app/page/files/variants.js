@@ -2,7 +2,7 @@
 
 import { call, key } from "./api.js";
 import { addModel, compress } from "./compress.js";
-import { act, ask, notify, tell } from "./dialog.js";
+import { actButton, ask, notify, tell } from "./dialog.js";
 import { h, headRow, keep } from "./dom.js";
 import { DASH, bytes, count, number, parameters, percent, seconds } from "./format.js";
 import { isOpen, progressBar } from "./progress.js";
@@ -102,17 +102,7 @@ function buttons(variant) {
   const isLoaded = isServed(variant);
   const canLoad = ["registered", "failed"].includes(state);
   const button = (name, work, attributes = {}) =>
-    h(
-      "button",
-      {
-        type: "button",
-        "data-action": `${name} ${id}`,
-        "aria-label": `${name} ${id}`,
-        onclick: (event) => act(event.currentTarget, work),
-        ...attributes,
-      },
-      name,
-    );
+    actButton(name, work, { "data-action": `${name} ${id}`, "aria-label": `${name} ${id}`, ...attributes });
   return [
     canLoad && button("Load", () => change("v1/load", { model: id, wait: false })),
     isLoaded && button("Unload", () => change("v1/unload", { model: id, wait: false })),
