@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ async def test_job_that_does_not_listen_is_killed_when_it_is_cancelled(superviso
 async def test_memory_of_a_job_does_not_grow_with_the_layers_it_has_done(
     supervisor: Supervisor, tmp_path: Path
 ) -> None:
-    sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 16, "dtype": torch.bfloat16}
+    sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 24, "dtype": torch.bfloat16}
     base = save_tiny_model(tmp_path / "base", **sizes)
     ids = tmp_path / "ids.safetensors"
     save_file({"token_ids": torch.arange(3, 67, dtype=torch.int32).reshape(2, 32)}, ids)
@@ -105,7 +106,9 @@ async def test_memory_of_a_job_does_not_grow_with_the_layers_it_has_done(
     job = await supervisor.start_job("compress", spec, note)
     await job.result()
 
-    # a layer takes 13 MB in fp32; its garbage was 3 MB a layer
-    first, last = min(rss_bytes), max(rss_bytes)
-    assert last - first >= 12
-    assert rss_bytes[last] - rss_bytes[first] < 16 * 2**20
+    # A layer takes 13 MB in fp32. Its garbage moved the second half's median by 29 MiB and more; given back, what the
+    # heap keeps in huge pages moves it by up to 7 MiB on a busy machine, and the last layer by more than that.
+    sizes_by_layer = [rss_bytes[done] for done in sorted(rss_bytes)]
+    half = len(sizes_by_layer) // 2
+    assert half >= 10
+    assert median(sizes_by_layer[half:]) - median(sizes_by_layer[:half]) < 18 * 2**20
