@@ -43,9 +43,7 @@ def tagged_call(tool: Tool, rule: str) -> list[str] | None:
 
 def _strict(schema: dict[str, Any], rule: str, name: str, end: str) -> list[str]:
     properties, required = schema.get("properties", {}), schema.get("required", [])
-    if not _ROOT.issuperset(schema) or schema.get("additionalProperties", False) is not False:
-        raise _NotInTags
-    if not properties.keys() >= set(required):
+    if not _ROOT.issuperset(schema) or schema.get("additionalProperties") is not False:
         raise _NotInTags
     parts, lines = [], []
     for index, (key, one) in enumerate(properties.items()):

@@ -117,6 +117,9 @@ def test_what_is_required_is_there_and_nothing_unnamed(values: dict[str, str], i
         pytest.param(object_of([], more={"additionalProperties": STOP}), {"a": "b"}, {"a": 1}, id="additional"),
         pytest.param(object_of([], more={"minProperties": 1}, a=STOP), {"a": "b"}, {}, id="keyword-of-the-object"),
         pytest.param(object_of([], **{"a b": STOP}), {"a b": "c"}, {"a": "c"}, id="name-no-tag-can-have"),
+        pytest.param(object_of(["a"], a={"$ref": "#/properties/b"}, b=STOP), {"a": "x"}, {"a": 1}, id="sibling"),
+        pytest.param({"type": "object"}, {"a": 1}, [], id="any-object"),
+        pytest.param({"required": ["a"]}, {"a": 1}, {"b": 1}, id="any-object-with-a-member"),
         pytest.param(object_of(["a"], a=True), {"a": 1}, {}, id="no-schema-proper"),
         pytest.param(object_of([], a={"enum": []}), {}, {"a": ""}, id="nothing-allowed"),
         pytest.param(
