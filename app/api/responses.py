@@ -64,7 +64,10 @@ def from_responses(body: ResponsesRequest) -> GenerationRequest:
         "chat_template_kwargs": None if effort is None else {"reasoning_effort": effort},
     }
     wanted = in_own_names(to_request(chat_body(fields, _OWN_NAMES)), _OWN_NAMES)
-    return replace(wanted, prompt_param="input", max_tokens_param="max_output_tokens")
+    assert wanted.tool_use is not None, "a chat has one"
+    # as OpenAI has it: functions are strict here unless they say no, in chat only if they say yes
+    tool_use = replace(wanted.tool_use, is_strict_by_default=True)
+    return replace(wanted, tool_use=tool_use, prompt_param="input", max_tokens_param="max_output_tokens")
 
 
 def _response_format(body: ResponsesRequest) -> dict[str, Any] | None:

@@ -15,7 +15,12 @@ def to_tools(given: list[tools.Tool] | None) -> tuple[Tool, ...]:
     """The functions."""
     functions = [tool.function for tool in given or ()]
     return tuple(
-        Tool(name=function.name, description=function.description, parameters=function.parameters)
+        Tool(
+            name=function.name,
+            description=function.description,
+            parameters=function.parameters,
+            strict=function.strict,
+        )
         for function in functions
     )
 

@@ -8,7 +8,8 @@ from app.core.text import TextModel
 from app.core.tools.calls import FAMILIES, CallParser, Family, forced_family
 from app.core.tools.output import NamedCallOutput, OutputParser, PlainOutput
 from app.core.tools.reasoning import MARKERS, ReasoningParser
-from app.core.tools.use import ToolUse
+from app.core.tools.strict import Thought, strict_grammar
+from app.core.tools.use import EnforcedSchema, ToolUse
 from app.core.variants import AUTO, Variant
 from workers.protocol.specs import Grammar
 
@@ -41,6 +42,11 @@ class AnswerRules:
         return self.asked is not None or (self.tool_use is not None and self.tool_use.must_call)
 
     @property
+    def holds_calls(self) -> bool:
+        """True if a grammar leaves text free, and holds calls to the schemas of strict functions."""
+        return self.family is not None and self.tool_use is not None and self.tool_use.holds_calls(self.asked)
+
+    @property
     def shown_family(self) -> Family | None:
         """In whose syntax calls are to be expected, and the model to be told of it where its template does not."""
         is_forced = self.tool_use is not None and self.tool_use.constrains(self.asked)
@@ -55,18 +61,28 @@ class AnswerRules:
         rest = self._call_parser()
         if self.thinking is None or self.is_constrained:
             return rest
-        tail = text_model.decode(prompt_ids[-_TAIL_TOKENS:], skips_special_tokens=False)
-        return ReasoningParser(self.thinking, rest, is_open=self._is_open(tail))
+        return ReasoningParser(self.thinking, rest, is_open=self._opens_thinking(prompt_ids, text_model))
 
-    def enforced_schemas(self) -> list[tuple[Grammar, str]]:
-        """See ToolUse."""
-        return [] if self.tool_use is None else self.tool_use.enforced_schemas(self.asked)
+    def enforced_schemas(self) -> list[EnforcedSchema]:
+        """See ToolUse; none where nobody looks for calls."""
+        use = self.tool_use
+        return (
+            use.enforced_schemas(self.asked)
+            if use is not None and (use.constrains(self.asked) or self.holds_calls)
+            else []
+        )
 
-    def grammar(self) -> Grammar | None:
-        """What the output has to be, with the calls that it may or must be; None for any text."""
-        if self.tool_use is None:
+    def grammar(self, prompt_ids: list[int], text_model: TextModel) -> Grammar | None:
+        """What the output behind this prompt has to be, with the calls that it may or must be; None for any text."""
+        use = self.tool_use
+        if use is None:
             return self.asked
-        return self.tool_use.grammar(self._forced_family, self.asked)
+        if self.family is None or not self.holds_calls:
+            return use.grammar(self._forced_family, self.asked)
+        thought = None
+        if self.thinking is not None:
+            thought = Thought(markers=self.thinking, is_open=self._opens_thinking(prompt_ids, text_model))
+        return strict_grammar(use, self.family, text_model.special_token_texts(), thought)
 
     def closed(self, prompt: str) -> str:
         """The prompt without room for thinking: a grammar forms the output from its first token on."""
@@ -92,7 +108,10 @@ class AnswerRules:
         family = self.shown_family
         if family is None:
             return PlainOutput()
-        return CallParser(family, use.functions, is_parallel=use.is_parallel)
+        return CallParser(family, use.functions, is_parallel=use.is_parallel, is_held=self.holds_calls)
+
+    def _opens_thinking(self, prompt_ids: list[int], text_model: TextModel) -> bool:
+        return self._is_open(text_model.decode(prompt_ids[-_TAIL_TOKENS:], skips_special_tokens=False))
 
     def _is_open(self, prompt: str) -> bool:
         return self.thinking is not None and prompt.rstrip().endswith(self.thinking[0])

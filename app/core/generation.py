@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -15,6 +14,7 @@ from app.core.admission import Admission
 from app.core.answers import AnswerRules, answer_rules
 from app.core.catalog import Catalog
 from app.core.choice import Choice, Delta, TextRules
+from app.core.constrained import constrained
 from app.core.detokenizer import Detokenizer
 from app.core.prompts import encode_prompts, max_tokens
 from app.core.renderer import Renderer
@@ -82,8 +82,8 @@ class Generation:
             async with self._server.autoload.serving(variant_id) as served:
                 text_model = await self._texts.get(served.folder)
                 rules = answer_rules(request, served.variant, text_model)
-                request = await self._constrained(request, rules, text_model)
                 prompts = await encode_prompts(request, text_model, served.info, self._renderer, rules)
+                request, rules = await constrained(self._grammars, request, rules, text_model, prompts)
                 run = Run(self._settings, self._catalog, served, text_model, stamps)
                 try:
                     await run.submit(request, prompts, rules)
@@ -102,21 +102,6 @@ class Generation:
             stamps.ended_s = time.monotonic()
             if run is not None:
                 self._metrics.ended(variant_id, status, run)
-
-    async def _constrained(
-        self, request: GenerationRequest, rules: AnswerRules, text_model: TextModel
-    ) -> GenerationRequest:
-        """The request with the grammar of its output, which has been checked: its own, and that of its calls."""
-        if rules.asked is not None:
-            await self._grammars.check(rules.asked, text_model, param=request.grammar_param)
-        for schema, param in rules.enforced_schemas():
-            await self._grammars.check(schema, text_model, param=param)
-        grammar = rules.grammar()
-        if grammar == rules.asked:
-            return request
-        assert grammar is not None
-        await self._grammars.check(grammar, text_model, param="tools")
-        return replace(request, params=msgspec.structs.replace(request.params, grammar=grammar))
 
     def _count_error(self, variant_id: str, error: ApiError, *, has_run: bool) -> None:
         if error.code == WorkerErrorCode.NONFINITE_LOGITS:

@@ -54,16 +54,17 @@ class GrammarChecker:
     def __init__(self) -> None:
         self._sandbox = Sandbox(TIME_LIMIT_S)
         self._accepted: OrderedDict[Check, None] = OrderedDict()
+        self._not_enforceable: OrderedDict[Grammar, None] = OrderedDict()
 
     async def stop(self) -> None:
         """End the process."""
         await self._sandbox.stop()
 
-    async def check(self, grammar: Grammar, text_model: TextModel, *, param: str) -> None:
-        """Raises InvalidRequest, naming the param, for a grammar that cannot be enforced."""
+    async def check(self, grammar: Grammar, text_model: TextModel, *, param: str, owner: str = "") -> None:
+        """Raises InvalidRequest for a grammar that cannot be enforced. param: its field; owner: whose it is."""
         if len(grammar.text.encode()) > MAX_GRAMMAR_BYTES:
-            raise _refused(grammar, f"has more than {MAX_GRAMMAR_BYTES} bytes; make it shorter", param)
-        special_tokens = text_model.special_token_texts() if grammar.kind == "lark" else ()
+            raise _refused(grammar, f"{owner} has more than {MAX_GRAMMAR_BYTES} bytes; make it shorter", param)
+        special_tokens = tuple(text_model.special_token_texts().items()) if grammar.kind == "lark" else ()
         check = Check(grammar=grammar, special_tokens=special_tokens)
         if check in self._accepted:
             self._accepted.move_to_end(check)
@@ -71,14 +72,30 @@ class GrammarChecker:
         answer = await self._sandbox.ask(check)
         if answer is None:
             limits = f"{self._sandbox.time_limit_s:.0f} s or 512 MiB"
-            raise _refused(grammar, f"took more than {limits} to compile; make it simpler", param)
+            raise _refused(grammar, f"{owner} took more than {limits} to compile; make it simpler", param)
         if isinstance(answer, Rejected):
-            raise _refused(grammar, f"cannot be enforced: {answer.message.rstrip('.')}", param)
-        self._accepted[check] = None
-        if len(self._accepted) > MAX_REMEMBERED:
-            self._accepted.popitem(last=False)
+            raise _refused(grammar, f"{owner} cannot be enforced: {answer.message.rstrip('.')}", param)
+        _remember(self._accepted, check)
+
+    async def can_enforce(self, grammar: Grammar, text_model: TextModel) -> bool:
+        """Whether `check` accepts it. A refusal is remembered: who never asked for a grammar is not to wait twice."""
+        if grammar in self._not_enforceable:
+            self._not_enforceable.move_to_end(grammar)
+            return False
+        try:
+            await self.check(grammar, text_model, param="")
+        except InvalidRequest:
+            _remember(self._not_enforceable, grammar)
+            return False
+        return True
+
+
+def _remember(memory: OrderedDict[Any, None], key: Check | Grammar) -> None:
+    memory[key] = None
+    if len(memory) > MAX_REMEMBERED:
+        memory.popitem(last=False)
 
 
 def _refused(grammar: Grammar, why: str, param: str) -> InvalidRequest:
     kind = _KINDS[grammar.kind]
-    return InvalidRequest(f"{kind.name} {why}.", code=kind.code, param=param)
+    return InvalidRequest(f"{kind.name}{why}.", code=kind.code, param=param)

@@ -70,18 +70,15 @@ class TextModel:
                 return [token_id]
         return []
 
-    def special_token_texts(self) -> tuple[str, ...]:
-        """What special tokens are called, in order of their ids."""
+    def special_token_texts(self) -> dict[int, str]:
+        """What special tokens are called, by id, in order."""
         added = self.tokenizer.get_added_tokens_decoder()
-        return tuple(token.content for _, token in sorted(added.items()) if token.special)
+        return {token_id: token.content for token_id, token in sorted(added.items()) if token.special}
 
     def special_ids(self, texts: Iterable[str]) -> dict[int, str]:
         """Those of the texts that are special tokens, by id."""
-        added = self.tokenizer.get_added_tokens_decoder()
         wanted = frozenset(texts)
-        return {
-            token_id: token.content for token_id, token in added.items() if token.special and token.content in wanted
-        }
+        return {token_id: text for token_id, text in self.special_token_texts().items() if text in wanted}
 
     def _encode(self, text: str, adds_special_tokens: bool) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=adds_special_tokens).ids

@@ -28,12 +28,16 @@ _BYTES: Final = _byte_of_character()
 
 
 class TokenStrings:
-    """Text and bytes of single tokens; each is worked out once."""
+    """Text and bytes of single tokens; each is worked out once.
+
+    spell_every_byte: tokens can be any text, as they must where a grammar forms the output.
+    """
 
     def __init__(self, tokenizer: Tokenizer, definition: dict[str, Any]) -> None:
         kinds = _decoder_kinds(definition.get("decoder"))
         self._tokenizer = tokenizer
         self._is_byte_level = "ByteLevel" in kinds
+        self.spell_every_byte = self._is_byte_level or "ByteFallback" in kinds
         self._marks_words = bool(kinds & {"Metaspace", "Replace"})
         self._added = {int(token["id"]): str(token["content"]) for token in definition.get("added_tokens") or ()}
         self._special = {

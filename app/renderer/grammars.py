@@ -23,7 +23,7 @@ class GrammarRefused(Exception):
     """The grammar cannot be enforced; the text is for the client."""
 
 
-def check(grammar: Grammar, special_tokens: Sequence[str] = ()) -> None:
+def check(grammar: Grammar, special_tokens: Sequence[tuple[int, str]] = ()) -> None:
     """Compile the grammar and take its first steps. Raises GrammarRefused with what is wrong with it."""
     try:
         if grammar.kind == "json_schema":
@@ -42,25 +42,29 @@ def check(grammar: Grammar, special_tokens: Sequence[str] = ()) -> None:
 
 
 @lru_cache(maxsize=16)
-def _tokenizer(special_tokens: tuple[str, ...]) -> LLTokenizer:
-    """A stand-in for the model's own, which would take half a second to read: one token per byte."""
+def _tokenizer(special_tokens: tuple[tuple[int, str], ...]) -> LLTokenizer:
+    """A stand-in for the model's own, which would take half a second to read: one token per byte.
+
+    Special tokens have their own ids, as grammars name them by id, and the bytes stand behind all of them.
+    """
     return LLTokenizer(TokenizerWrapper(_Bytes(special_tokens)))
 
 
 class _Bytes:
-    """What llguidance wants to know of a tokenizer. The first token after the bytes ends the text."""
+    """What llguidance wants to know of a tokenizer. The token behind the bytes ends the text."""
 
-    eos_token_id = _NUM_BYTES
     bos_token_id = None
 
-    def __init__(self, special_tokens: tuple[str, ...]) -> None:
-        self.tokens = [
-            *(bytes([byte]) for byte in range(_NUM_BYTES)), b"", *(token.encode() for token in special_tokens)
-        ]  # fmt: skip
-        self.special_token_ids = list(range(_NUM_BYTES, len(self.tokens)))
+    def __init__(self, special_tokens: tuple[tuple[int, str], ...]) -> None:
+        self._first_byte = max((token_id for token_id, _ in special_tokens), default=-1) + 1
+        self.eos_token_id = self._first_byte + _NUM_BYTES
+        self.tokens = [b""] * self._first_byte + [bytes([byte]) for byte in range(_NUM_BYTES)] + [b""]
+        for token_id, token in special_tokens:
+            self.tokens[token_id] = token.encode()
+        self.special_token_ids = [token_id for token_id, _ in special_tokens] + [self.eos_token_id]
 
     def __call__(self, text: bytes) -> list[int]:
-        return list(text)
+        return [self._first_byte + byte for byte in text]
 
 
 def _said(error: str) -> str:

@@ -15,10 +15,10 @@ class Render(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Check(Struct, frozen=True, kw_only=True, tag=True):
-    """Compile one grammar. special_tokens: those of the model, which a grammar of the kind `lark` may name."""
+    """Compile one grammar. special_tokens: those of the model, by id, which a grammar of the kind `lark` may name."""
 
     grammar: Grammar
-    special_tokens: tuple[str, ...] = ()
+    special_tokens: tuple[tuple[int, str], ...] = ()
 
 
 class Rendered(Struct, frozen=True, kw_only=True, tag=True):

@@ -161,6 +161,8 @@ def _parts(schema: Any, place: str) -> _Parts:
 def _required_members(schema: dict[str, Any], place: str) -> Iterator[str]:
     names = schema.get("required")
     for name in names if isinstance(names, list) else ():
+        if not isinstance(name, str):
+            raise SchemaRefused(f"'required' at {place} must be a list of names")
         if name in schema.get("properties", {}):
             yield _below(f"{place}/properties", name)
         elif "additionalProperties" in schema:

@@ -82,13 +82,14 @@ Blocks = Annotated[
 
 
 class Tool(BaseModel):
-    """Something that the model may call. input_schema: JSON Schema of an object."""
+    """Something that the model may call. input_schema: JSON Schema of an object. strict: every call keeps to it."""
 
     model_config = _loose
 
     name: FunctionName
     description: str | None = Field(None, max_length=2**16)
     input_schema: dict[str, Any]
+    strict: bool | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -25,7 +25,7 @@ def refuse_other_types(value: Any, known: str) -> Any:
 
 
 class FunctionDefinition(BaseModel):
-    """One function. parameters: JSON Schema of an object. strict: enforced calls keep to the schema in any case."""
+    """One function. parameters: JSON Schema of an object. strict: every call keeps to it, also one that need not be."""
 
     model_config = _strict
 

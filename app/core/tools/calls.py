@@ -53,15 +53,18 @@ class CallParser:
     """One choice's text, divided into content and calls. Whatever is no well-formed call is content.
 
     White space next to a call belongs to neither. functions: the parameters of each. is_parallel False: calls behind
-    the first are left out.
+    the first are left out. is_held: a grammar holds calls to their schemas, and what it does not see as one is none.
     """
 
     is_reasoning = False
 
-    def __init__(self, family: Family, functions: Functions, *, is_parallel: bool = True) -> None:
+    def __init__(
+        self, family: Family, functions: Functions, *, is_parallel: bool = True, is_held: bool = False
+    ) -> None:
         self._family = family
         self._functions = functions
         self._is_parallel = is_parallel
+        self._is_held = is_held
         self._step = self._read_text
         self._buffer = ""
         self._is_at_start = family.is_bare
@@ -146,7 +149,8 @@ class CallParser:
             self._pending += char
             self._buffer = buffer[1:]
         elif char == "{":
-            self._reader = JsonCallReader(None if self._is_marked else frozenset(self._functions))
+            names = None if self._is_marked else frozenset(self._functions)
+            self._reader = JsonCallReader(names, is_held=self._is_held)
             self._step = self._read_call
         elif family.is_tagged and char == "<":
             self._reader = TaggedCallReader(self._functions)

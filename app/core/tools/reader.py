@@ -111,12 +111,14 @@ class JsonCallReader(CallReader):
     """`{"name": ..., "arguments": {...}}`, also with `parameters`, in any order, with other members beside them.
 
     names: the functions there are, None for any. Where they are given, the object may as well be no call at all, and
-    a member that calls do not have says so.
+    a member that calls do not have says so. is_held: what stands before the name must be as `strict_grammar` sees it,
+    that is no arguments and nothing escaped.
     """
 
-    def __init__(self, names: frozenset[str] | None) -> None:
+    def __init__(self, names: frozenset[str] | None, *, is_held: bool = False) -> None:
         super().__init__()
         self._names = names
+        self._is_held = is_held
         self._state = _State.OBJECT
         self._nesting = Nesting()
         self._text: list[str] = []
@@ -184,14 +186,19 @@ class JsonCallReader(CallReader):
         return self._end_value() and self._accepts(char)
 
     def _end_key(self) -> bool:
-        key = _json("".join(self._text))
+        text = "".join(self._text)
+        key = _json(text)
         self._key, self._state = str(key), _State.COLON
+        if self._is_held and not self.name and ("\\" in text or self._key in _ARGUMENT_KEYS):
+            return False
         return key is not _INVALID and (self._names is None or self._key in _CALL_KEYS)
 
     def _end_value(self) -> bool:
+        text = "".join(self._text)
+        if self._is_held and not self.name and ("\\" in text or not text.startswith('"')):
+            return False
         if self._key != "name" and self._key not in _ARGUMENT_KEYS:
             return True
-        text = "".join(self._text)
         value = _json(text)
         if self._key == "name":
             if not isinstance(value, str) or not _NAME.fullmatch(value) or self.name:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from app.core.tools.reader import CallReader
+from app.core.tools.schema_types import types_of
 
 Functions = Mapping[str, Mapping[str, Any] | None]
 
@@ -34,7 +35,8 @@ class TaggedCallReader(CallReader):
         if self._key is not None:
             self._value += char
             if char == ">" and self._value.endswith(_END_OF_PARAMETER):
-                self._end_argument(self._key, self._value.removesuffix(_END_OF_PARAMETER))
+                text = self._value.removesuffix(_END_OF_PARAMETER).removeprefix("\n").removesuffix("\n")
+                self._end_argument(self._key, text)
             return True
         if char.isspace() and not self._tag:
             return True
@@ -66,8 +68,11 @@ class TaggedCallReader(CallReader):
         return True
 
     def _end_argument(self, key: str, text: str) -> None:
+        types = _types(self._functions.get(self.name), key)
+        if _is_json(types) and _breaks_off_in_string(text):
+            return
         head = ", " if self.has_begun else "{"
-        value = _value(text.removeprefix("\n").removesuffix("\n"), _types(self._functions.get(self.name), key))
+        value = _value(text, types)
         self._begin(f"{head}{json.dumps(key, ensure_ascii=False)}: {value}")
         self._key, self._value = None, ""
 
@@ -79,24 +84,29 @@ class TaggedCallReader(CallReader):
 
 def _types(parameters: Mapping[str, Any] | None, key: str) -> set[str]:
     """The JSON types that a parameter may have, as far as its schema says so at once."""
-    properties = (parameters or {}).get("properties")
-    schema = properties.get(key) if isinstance(properties, dict) else None
-    if not isinstance(schema, dict):
-        return set()
-    branches = [schema]
-    for keyword in ("anyOf", "oneOf"):
-        found = schema.get(keyword)
-        branches += [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-    types: set[str] = set()
-    for branch in branches:
-        named = branch.get("type")
-        types |= {named} if isinstance(named, str) else {one for one in named or () if isinstance(one, str)}
-    return types
+    root = parameters or {}
+    properties = root.get("properties")
+    return types_of(properties.get(key), root) if isinstance(properties, dict) else set()
+
+
+def _is_json(types: set[str]) -> bool:
+    return bool(types) and "string" not in types
+
+
+def _breaks_off_in_string(text: str) -> bool:
+    """True if the end tag behind this text is part of a string in it."""
+    try:
+        json.loads(text, strict=False)
+    except json.JSONDecodeError as error:
+        return error.msg.startswith("Unterminated string")
+    except RecursionError:
+        pass
+    return False
 
 
 def _value(text: str, types: set[str]) -> str:
     """The text as JSON: of a string, unless the parameter is of another type and the text can be read as one."""
-    if types - {"string"} and ("string" not in types or text == "null"):
+    if _is_json(types) or (types - {"string"} and text == "null"):
         # models also write Python's True, False and None
         for written in (text, {"True": "true", "False": "false", "None": "null"}.get(text, text)):
             try:

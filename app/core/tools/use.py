@@ -15,11 +15,15 @@ _NO_PARAMETERS: Final[dict[str, Any]] = {"type": "object", "properties": {}}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """One function. parameters: JSON Schema of its arguments; None if it has none."""
+    """One function. parameters: JSON Schema of its arguments; None if it has none.
+
+    strict: whether calls that need not be made keep to it; None if the client has not said.
+    """
 
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
     def for_template(self) -> dict[str, Any]:
         """As chat templates expect it, which is as OpenAI writes it."""
@@ -45,11 +49,21 @@ class Tool:
         return _NO_PARAMETERS if self.parameters is None else self.parameters
 
 
+@dataclass(frozen=True, slots=True)
+class EnforcedSchema:
+    """A function's schema in the grammar of an answer, and the field of the body that it comes from."""
+
+    function: str
+    grammar: Grammar
+    param: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolUse:
     """choice: whether calls may or must be made; named: of this function. is_parallel: more than one at a time.
 
-    schema_field: where a tool of the client's body has its schema, for error messages.
+    schema_field: where a tool of the client's body has its schema, for error messages. is_strict_by_default: functions
+    of which nothing is said are strict where their schema can be enforced.
     """
 
     tools: tuple[Tool, ...] = ()
@@ -57,6 +71,7 @@ class ToolUse:
     named: str = ""
     is_parallel: bool = True
     schema_field: str = "function.parameters"
+    is_strict_by_default: bool = False
 
     @property
     def must_call(self) -> bool:
@@ -76,12 +91,17 @@ class ToolUse:
         """True if calls can only come as a grammar lets them. answer: what the output has to be if it is no call."""
         return self.must_call or (bool(self.tools) and answer is not None)
 
-    def enforced_schemas(self, answer: Grammar | None) -> list[tuple[Grammar, str]]:
-        """The functions' schemas in `grammar`, each with the field of the body that it comes from."""
+    def holds_calls(self, answer: Grammar | None) -> bool:
+        """True if text is free, and calls keep to the schemas of strict functions."""
+        return not self.constrains(answer) and any(tool.strict for tool in self.tools)
+
+    def enforced_schemas(self, answer: Grammar | None) -> list[EnforcedSchema]:
+        """The functions' schemas in the grammar."""
+        enforces_all = self.constrains(answer)
         return [
-            (json_schema_grammar(tool.forced_schema()), f"tools[{index}].{self.schema_field}")
+            EnforcedSchema(tool.name, json_schema_grammar(tool.forced_schema()), f"tools[{index}].{self.schema_field}")
             for index, tool in enumerate(self.tools)
-            if self.constrains(answer) and self.named in ("", tool.name)
+            if (enforces_all or tool.strict) and self.named in ("", tool.name)
         ]
 
     def grammar(self, family: Family, answer: Grammar | None) -> Grammar | None:

@@ -18,6 +18,7 @@ TOOLS: list[dict[str, Any]] = [
     {"type": "function", "function": {"name": "get_weather", "description": "Ask", "parameters": CITY}},
     {"type": "function", "function": {"name": "add"}},
 ]
+STRICT_TOOLS = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}, TOOLS[1]]
 HERMES_CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Köln 😀"}}\n</tool_call>'
 LLAMA_CALL = '{"name": "get_weather", "parameters": {"city": "Köln 😀"}}'
 WEATHER = ("get_weather", '{"city": "Köln 😀"}')
@@ -93,10 +94,11 @@ async def joined(http: httpx.AsyncClient, body: dict[str, Any]) -> tuple[dict[st
         pytest.param("plain", '{"name": "add", "arguments": {}}', None, [("add", "{}")], id="json"),
     ],
 )
+@pytest.mark.parametrize("tools", [TOOLS, STRICT_TOOLS], ids=["loose", "strict"])
 async def test_calls_of_every_family_come_back_streamed_and_not(
-    replay: httpx.AsyncClient, model: str, text: str, content: str | None, calls: list[Call]
+    replay: httpx.AsyncClient, model: str, text: str, content: str | None, calls: list[Call], tools: Any
 ) -> None:
-    body = saying(f"echo/{model}", text, tools=TOOLS)
+    body = saying(f"echo/{model}", text, tools=tools)
 
     choice = (await whole(replay, body))["choices"][0]
     message, reason = await joined(replay, body)

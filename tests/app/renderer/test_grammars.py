@@ -26,6 +26,7 @@ REFUSED_SCHEMAS = [
     pytest.param({"if": {}, "then": {}}, "keyword 'if'", id="if"),
     pytest.param({"items": {"uniqueItems": True}}, "keyword 'uniqueItems' at #/items", id="unique-items"),
     pytest.param({"properties": {"a/b": {"contains": {}}}}, "keyword 'contains' at #/properties/a~1b", id="contains"),
+    pytest.param({"type": "object", "required": [["a"]]}, "'required' at # must be a list", id="required-list"),
     pytest.param({"minLenght": 3}, "keyword 'minLenght'", id="misspelt"),
     pytest.param({"nullable": True}, "keyword 'nullable'", id="openapi"),
     pytest.param({"x-guidance": {"lenient": True}, "not": {}}, "keyword 'x-guidance'", id="library's-own"),
@@ -60,6 +61,9 @@ REFUSED_SCHEMAS = [
     ),
     pytest.param({"type": "array", "prefixItems": [{}, REFERENCE], "minItems": 2}, "no end", id="cycle-prefix"),
 ]
+
+
+SPECIAL_TOKENS = ((0, "<s>"), (300, "<|end|>"))
 
 
 @pytest.mark.parametrize(("schema", "reason"), REFUSED_SCHEMAS)
@@ -109,11 +113,12 @@ def test_schema_is_accepted(schema: Any) -> None:
         pytest.param("lark", "start: start", "no text matches", id="endless-rule"),
         pytest.param("lark", "start: " + "(" * 30_000, "too deeply nested", id="30000-parentheses"),
         pytest.param("lark", "start: <|nobody|>", "unknown special token", id="special-token"),
+        pytest.param("lark", "start: <[1000000]>", "too large", id="special-token-by-id"),
     ],
 )
 def test_text_that_is_no_grammar_is_refused(kind: Any, text: str, reason: str) -> None:
     with pytest.raises(GrammarRefused) as caught:
-        check(Grammar(kind=kind, text=text), ["<s>", "<|end|>"])
+        check(Grammar(kind=kind, text=text), SPECIAL_TOKENS)
 
     assert reason in str(caught.value)
     assert len(str(caught.value)) <= 300
@@ -133,8 +138,9 @@ def test_panic_of_the_library_is_a_refusal() -> None:
         pytest.param("regex", "^(a|b)*$", id="anchors"),
         pytest.param("choice", '["", "a\\"b", "\\u0000/\\n"]', id="choice"),
         pytest.param("lark", 'start: "a" <|end|>', id="special-token"),
+        pytest.param("lark", 'start: "a" <[300]>', id="special-token-by-id"),
         pytest.param("lark", 'start: "<call>" %json {"type": "object"} "</call>"', id="json-in-lark"),
     ],
 )
 def test_grammar_is_accepted(kind: Any, text: str) -> None:
-    check(Grammar(kind=kind, text=text), ["<s>", "<|end|>"])
+    check(Grammar(kind=kind, text=text), SPECIAL_TOKENS)

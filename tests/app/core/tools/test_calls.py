@@ -10,13 +10,15 @@ from reading import Said, cut, read
 from app.core.tools.calls import FAMILIES, CallParser
 
 PROPERTIES = {
+    "from": {"$ref": "#/$defs/place"},
     "city": {"type": "string"},
     "days": {"type": ["integer", "null"]},
     "at": {"anyOf": [{"type": "string"}, {"type": "null"}]},
     "where": {"type": "object"},
     "wet": {"type": "boolean"},
 }
-FUNCTIONS = {"get_weather": {"type": "object", "properties": PROPERTIES}, "add": None}
+PLACES = {"place": {"allOf": [{"type": "object"}]}}
+FUNCTIONS = {"get_weather": {"type": "object", "properties": PROPERTIES, "$defs": PLACES}, "add": None}
 NESTED = '{"city": "Köln } </tool_call> \\"x\\"", "days": [1, {"n": null}]}'
 
 # family, text, content, calls
@@ -49,6 +51,18 @@ CASES = [
         ],
     ),
     ("qwen3_coder", "<tool_call><function=add></function></tool_call>", "", [("add", "{}")]),
+    (
+        "qwen3_coder",
+        '<tool_call><function=get_weather><parameter=from>{"a": "</parameter>"}</parameter></function></tool_call>',
+        "",
+        [("get_weather", '{"from": {"a": "</parameter>"}}')],
+    ),
+    (
+        "qwen3_coder",
+        f"<tool_call><function=get_weather><parameter=days>{'[' * 30_000}</parameter></function></tool_call>",
+        "",
+        [("get_weather", f'{{"days": "{"[" * 30_000}"}}')],
+    ),
     (
         "qwen3_coder",
         "<tool_call><function=get_weather><parameter=days>many</parameter></tool_call>",

@@ -3,13 +3,12 @@
 from typing import Any
 
 import pytest
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from byte_tokens import accepts
 from reading import read
 
 from app.core.tools.calls import FAMILIES, CallParser, Family, forced_family
 from app.core.tools.use import Tool, ToolUse
 from app.renderer.grammars import check
-from workers.protocol.grammars import compile_grammar
 from workers.protocol.specs import Grammar
 
 ANIMAL = {
@@ -21,24 +20,6 @@ ANIMAL = {
 TOOLS = (Tool(name="walk", parameters=ANIMAL), Tool(name='sl"eep'), Tool(name="free", parameters={"minProperties": 1}))
 WALK = '{"name": "walk", "arguments": {"a": 1}}'
 SLEEP = '{"name": "sl\\"eep", "arguments": {}}'
-
-
-class Bytes:
-    """A tokenizer with one token per byte; 256 ends the text."""
-
-    eos_token_id = 256
-    bos_token_id = None
-    special_token_ids = (256,)
-    tokens = (*(bytes([byte]) for byte in range(256)), b"")
-
-    def __call__(self, text: bytes) -> list[int]:
-        return list(text)
-
-
-def accepts(grammar: Grammar, text: str) -> bool:
-    """True if the text, and then its end, is what the grammar allows."""
-    matcher: LLMatcher = compile_grammar(grammar, LLTokenizer(TokenizerWrapper(Bytes())))
-    return matcher.consume_tokens(list(text.encode())) and matcher.is_accepting()
 
 
 def wrapped(family: Family, *calls: str) -> str:
@@ -128,5 +109,6 @@ def test_every_schema_to_enforce_is_named_by_its_field() -> None:
     required = ToolUse(tools=TOOLS, choice="required").enforced_schemas(None)
     named = ToolUse(tools=TOOLS, choice="named", named="walk").enforced_schemas(None)
 
-    assert [param for _, param in required] == [f"tools[{index}].function.parameters" for index in range(3)]
+    assert [one.param for one in required] == [f"tools[{index}].function.parameters" for index in range(3)]
+    assert [one.function for one in required] == ["walk", 'sl"eep', "free"]
     assert named == required[:1]
