@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import Final
 
+from app.core.chat_template import Conversation
 from app.core.request import GenerationRequest
 from app.core.text import TextModel
 from app.core.tools.calls import FAMILIES, CallParser, Family, forced_family
 from app.core.tools.output import NamedCallOutput, OutputParser, PlainOutput
 from app.core.tools.reasoning import MARKERS, ReasoningParser
-from app.core.tools.strict import Thought, strict_grammar
+from app.core.tools.strict import strict_grammar
+from app.core.tools.thought import Thought, behind_thinking
 from app.core.tools.use import EnforcedSchema, ToolUse
 from app.core.variants import AUTO, Variant
 from workers.protocol.specs import Grammar
@@ -24,21 +26,27 @@ _TOOL_MARKERS: Final = {
 }
 
 
+# Under which names templates are told whether to think.
+_THINKING_SWITCHES: Final = ("enable_thinking", "thinking")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRules:
     """tool_use: None if the answer is text, and no message. family: how the model writes calls, None if nobody looks.
 
-    thinking: the markers around the model's thinking, None if nobody looks. asked: what the output has to be.
+    thinking: the markers around the model's thinking, None if nobody looks. may_think: False if the client has said so.
+    asked: what the output has to be.
     """
 
     tool_use: ToolUse | None = None
     family: Family | None = None
     thinking: tuple[str, str] | None = None
+    may_think: bool = True
     asked: Grammar | None = None
 
     @property
     def is_constrained(self) -> bool:
-        """True if a grammar forms the output, from its first token on."""
+        """True if a grammar forms the answer, from behind the thinking on."""
         return self.asked is not None or (self.tool_use is not None and self.tool_use.must_call)
 
     @property
@@ -59,9 +67,8 @@ class AnswerRules:
     def parser(self, prompt_ids: list[int], text_model: TextModel) -> OutputParser:
         """A parser for one choice behind this prompt."""
         rest = self._call_parser()
-        if self.thinking is None or self.is_constrained:
-            return rest
-        return ReasoningParser(self.thinking, rest, is_open=self._opens_thinking(prompt_ids, text_model))
+        thought = self._thought(prompt_ids, text_model)
+        return rest if thought is None else ReasoningParser(thought.markers, rest, is_open=thought.is_open)
 
     def enforced_schemas(self) -> list[EnforcedSchema]:
         """See ToolUse; none where nobody looks for calls."""
@@ -74,28 +81,24 @@ class AnswerRules:
 
     def grammar(self, prompt_ids: list[int], text_model: TextModel) -> Grammar | None:
         """What the output behind this prompt has to be, with the calls that it may or must be; None for any text."""
-        use = self.tool_use
-        if use is None:
-            return self.asked
-        if self.family is None or not self.holds_calls:
-            return use.grammar(self._forced_family, self.asked)
-        thought = None
-        if self.thinking is not None:
-            thought = Thought(markers=self.thinking, is_open=self._opens_thinking(prompt_ids, text_model))
-        return strict_grammar(use, self.family, text_model.special_token_texts(), thought)
+        use, thought = self.tool_use, self._thought(prompt_ids, text_model)
+        if use is not None and self.family is not None and self.holds_calls:
+            return strict_grammar(use, self.family, text_model.special_token_texts(), thought)
+        grammar = self.asked if use is None else use.grammar(self._forced_family, self.asked)
+        if grammar is None or thought is None:
+            return grammar
+        return behind_thinking(grammar, thought, text_model.special_token_texts())
 
     def closed(self, prompt: str) -> str:
-        """The prompt without room for thinking: a grammar forms the output from its first token on."""
-        if self.thinking is None or not self.is_constrained or not self._is_open(prompt):
+        """The prompt without room for thinking, where there is to be none and a template opens it all the same."""
+        if self.thinking is None or self.may_think or not self.is_constrained or not self._is_open(prompt):
             return prompt
         return f"{prompt.rstrip()}\n\n{self.thinking[1]}\n\n"
 
     def visible_tokens(self, text_model: TextModel) -> dict[int, str]:
         """Special tokens that the parsers look for, by id: their text is not left out."""
-        if self.is_constrained:
-            return {}
         markers = [*(self.thinking or ())]
-        if self.family is not None and self.tool_use is not None and self.tool_use.tools:
+        if self.family is not None and not self.is_constrained and self.tool_use is not None and self.tool_use.tools:
             markers += self.family.markers()
         return text_model.special_ids(markers) if markers else {}
 
@@ -110,8 +113,14 @@ class AnswerRules:
             return PlainOutput()
         return CallParser(family, use.functions, is_parallel=use.is_parallel, is_held=self.holds_calls)
 
-    def _opens_thinking(self, prompt_ids: list[int], text_model: TextModel) -> bool:
-        return self._is_open(text_model.decode(prompt_ids[-_TAIL_TOKENS:], skips_special_tokens=False))
+    def _thought(self, prompt_ids: list[int], text_model: TextModel) -> Thought | None:
+        """The thinking that the model may begin with behind this prompt."""
+        if self.thinking is None:
+            return None
+        tail = text_model.decode(prompt_ids[-_TAIL_TOKENS:], skips_special_tokens=False)
+        if self.is_constrained and (not self.may_think or tail.rstrip().endswith(self.thinking[1])):
+            return None
+        return Thought(markers=self.thinking, is_open=self._is_open(tail))
 
     def _is_open(self, prompt: str) -> bool:
         return self.thinking is not None and prompt.rstrip().endswith(self.thinking[0])
@@ -125,7 +134,14 @@ def answer_rules(request: GenerationRequest, variant: Variant, text_model: TextM
         tool_use=request.tool_use,
         family=family_of(variant.tool_parser, text_model),
         thinking=thinking_of(variant.reasoning_parser, text_model),
+        may_think=all(_may_think(prompt) for prompt in request.prompts if isinstance(prompt, Conversation)),
         asked=request.params.grammar,
+    )
+
+
+def _may_think(conversation: Conversation) -> bool:
+    return not conversation.continues_final and not any(
+        conversation.switches.get(switch) is False for switch in _THINKING_SWITCHES
     )
 
 

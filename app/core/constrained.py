@@ -37,7 +37,7 @@ async def constrained(
     if grammar == rules.asked:
         return request, rules
     assert grammar is not None
-    await grammars.check(grammar, text_model, param="tools")
+    await grammars.check(grammar, text_model, param=request.grammar_param or "tools")
     return replace(request, params=msgspec.structs.replace(request.params, grammar=grammar)), rules
 
 

@@ -5,6 +5,7 @@ Lark grammar with `in_lark`, and hand `Grammar(kind="lark", ...)` to the request
 """
 
 import json
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Final
@@ -36,16 +37,32 @@ _KINDS: Final = {
 }
 
 
+# What would end a regular expression of Lark, behind escapes of anything else.
+_LINE_ENDS: Final = re.compile(r"\\.|/|\n", re.DOTALL)
+
+
 def json_schema_grammar(schema: dict[str, Any] | bool) -> Grammar:
     """Values of this schema, with their properties in its order."""
     return Grammar(kind="json_schema", text=json.dumps(schema, ensure_ascii=False, separators=(",", ":")))
 
 
 def in_lark(grammar: Grammar) -> str:
-    """A JSON Schema or object as a term of a Lark rule."""
-    schema = json.loads(grammar.text) if grammar.kind == "json_schema" else {"type": "object"}
-    options = {"x-guidance": {"whitespace_pattern": JSON_WHITESPACE}}
-    return f"%json {json.dumps(({} if schema is True else schema) | options)}"
+    """A grammar as a term of a Lark rule."""
+    match grammar.kind:
+        case "regex":
+            return f"/{_LINE_ENDS.sub(_escaped, grammar.text)}/"
+        case "choice":
+            return f"({' | '.join(json.dumps(text) for text in json.loads(grammar.text))})"
+        case "lark":
+            return f"%lark {{\n{grammar.text}\n}}"
+        case "json_schema" | "json_object":
+            schema = json.loads(grammar.text) if grammar.kind == "json_schema" else {"type": "object"}
+            options = {"x-guidance": {"whitespace_pattern": JSON_WHITESPACE}}
+            return f"%json {json.dumps(({} if schema is True else schema) | options)}"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return {"/": r"\/", "\n": r"\n", "\\\n": r"\n"}.get(found[0], found[0])
 
 
 class GrammarChecker:

@@ -10,22 +10,22 @@ arguments; `CallParser` reads no other as a call then. Both see the same, so the
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Final
 
 from app.core.structured import in_lark, json_schema_grammar
 from app.core.tools.calls import Family
+from app.core.tools.markers import BLANKS, TEXT, MarkerRules, lazy, regex
 from app.core.tools.tagged_grammar import tagged_call
+from app.core.tools.thought import Thought, thinking_rules
 from app.core.tools.use import Tool, ToolUse
 from workers.protocol.specs import JSON_WHITESPACE, Grammar
 
-_BLANKS: Final = r"[\s\x1c-\x1f]*"
-_KEYS: Final = rf'({_BLANKS}"(type|id)"{_BLANKS}:{_BLANKS}"[^"\\]*"{_BLANKS},)*{_BLANKS}"name"{_BLANKS}:{_BLANKS}'
+_KEYS: Final = rf'({BLANKS}"(type|id)"{BLANKS}:{BLANKS}"[^"\\]*"{BLANKS},)*{BLANKS}"name"{BLANKS}:{BLANKS}'
 _W: Final = JSON_WHITESPACE
 # Named once, as they stand in the rules of every function. Mistral's models repeat the id of a call behind it.
 _TERMINALS: Final = (
-    "TEXT: /(?s:.+)/",
+    TEXT,
     f"WHITE: /{_W}/",
     rf'HEAD: /\{{{_W}("type"{_W}:{_W}"function"{_W},{_W})?"name"{_W}:{_W}/',
     f'TO_ARGUMENTS: /{_W},{_W}"(arguments|parameters)"{_W}:{_W}/',
@@ -33,17 +33,9 @@ _TERMINALS: Final = (
 )
 _BARE: Final = ("object", "list")
 _BARE_TERMINALS: Final = (
-    rf"OBJECT: /{_BLANKS}\{{{_KEYS}/",
-    rf"LIST: /{_BLANKS}\[[\s\x1c-\x1f\[\],;]*\{{{_KEYS}/",
+    rf"OBJECT: /{BLANKS}\{{{_KEYS}/",
+    rf"LIST: /{BLANKS}\[[\s\x1c-\x1f\[\],;]*\{{{_KEYS}/",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Thought:
-    """The markers around the thinking before the answer. is_open: the prompt has ended with the first one already."""
-
-    markers: tuple[str, str]
-    is_open: bool
 
 
 def strict_grammar(
@@ -66,39 +58,25 @@ class _Rules:
         self._use = use
         self._family = family
         self._thought = thought
-        self._special_tokens = special_tokens
+        self._markers = MarkerRules(special_tokens)
 
     def thinking(self) -> list[str]:
         """`start`: `answer`, and the thinking before it. Calls in thinking are thoughts."""
         if self._thought is None:
             return ["start: answer"]
-        begin, end = self._thought.markers
-        lines = [
-            f"thought: {self._free(end)}",
-            f"thought_end: thought {self._marker(end, 'thought_end_text')}",
-            *self._lazy("thought_end_text", f"(?s:.*){_regex(end)}"),
-            "thinking: thought | thought_end answer",
-        ]
-        if self._thought.is_open:
-            return ["start: thinking", *lines]
-        begins = self._marker(begin, "thought_begin_text", before=f"/{_BLANKS}/ ")
-        return [
-            f"start: answer | {self._others(begin)}({begins}) thinking",
-            *self._lazy("thought_begin_text", f"{_BLANKS}{_regex(begin)}"),
-            *lines,
-        ]
+        return thinking_rules(self._markers, self._thought, others=self._others(self._thought.markers[0]))
 
     def answer(self) -> list[str]:
         """Text, calls in it or behind it, and bare JSON that is a call as the whole answer."""
         family, several = self._family, self._use.is_parallel
         begin = () if self._thought is None else self._thought.markers[:1]
-        free = self._free(*begin, *([family.begin] if family.begin is not None else []))
+        free = self._markers.free(*begin, *([family.begin] if family.begin is not None else []))
         lines = [f"free: {free}"]
         forms = ["free"]
         if family.begin is not None:
             lines += [
-                f"opened: free {self._marker(family.begin, 'opened_text')}",
-                *self._lazy("opened_text", f"(?s:.*){_regex(family.begin)}"),
+                f"opened: free {self._markers.marker(family.begin, 'opened_text')}",
+                *lazy("opened_text", f"(?s:.*){regex(family.begin)}"),
                 *self._marked(family.begin),
             ]
             forms = ["(opened marked)* free"] if several and family.end is not None else ["free", "opened marked"]
@@ -127,10 +105,10 @@ class _Rules:
         """What follows the marker: one call or several, up to the end."""
         family, several = self._family, self._use.is_parallel
         if family.end is not None:
-            return [f"marked: WHITE call /{_W}{_regex(family.end)}/"]
+            return [f"marked: WHITE call /{_W}{regex(family.end)}/"]
         if not family.has_named:
             return [f"marked: WHITE {self._separated('call', ';')}"]
-        again = f" ((/{_W}{_regex(begin)}/{self._or_token(begin, before='WHITE ')}) named)*" if several else ""
+        again = f" ((/{_W}{regex(begin)}/{self._markers.or_token(begin, before='WHITE ')}) named)*" if several else ""
         names = [index for index, tool in enumerate(self._use.tools) if re.match(r"\w", tool.name)]
         named = " | ".join(f"named_{index}" for index in names)
         lines = [f"marked: WHITE /\\[{_W}/ {self._separated('call', ',')} /{_W}\\]/{' | WHITE calls' if names else ''}"]
@@ -139,8 +117,8 @@ class _Rules:
             lines += [
                 f"calls: named{again}",
                 f"named: {named}",
-                f"args_mark: {json.dumps(args_mark)}{self._or_token(args_mark)}",
-                f"id: ({json.dumps(id_mark)}{self._or_token(id_mark)}) /[A-Za-z0-9_-]{{1,64}}/",
+                f"args_mark: {json.dumps(args_mark)}{self._markers.or_token(args_mark)}",
+                f"id: ({json.dumps(id_mark)}{self._markers.or_token(id_mark)}) /[A-Za-z0-9_-]{{1,64}}/",
             ]
         return lines
 
@@ -158,46 +136,11 @@ class _Rules:
     def _separated(self, rule: str, separator: str) -> str:
         return f"{rule}{_more(rule, separator) if self._use.is_parallel else ''}"
 
-    def _free(self, *but: str) -> str:
-        """Any text and any special token but these markers."""
-        others = self._other_tokens(but)
-        return f"(TEXT | {others})*" if others else "TEXT?"
-
     def _others(self, *but: str) -> str:
         """Special tokens at the beginning: they have no text, so that what follows is the beginning still."""
-        others = self._other_tokens((*but, *([] if self._family.begin is None else [self._family.begin])))
+        others = self._markers.others(*but, *([] if self._family.begin is None else [self._family.begin]))
         return f"{others}* " if others else ""
-
-    def _other_tokens(self, but: Sequence[str]) -> str:
-        return _tokens([token_id for token_id, text in self._special_tokens.items() if text not in but])
-
-    def _marker(self, text: str, lazy_rule: str, *, before: str = "") -> str:
-        return f"({lazy_rule}{self._or_token(text, before=before)})"
-
-    def _or_token(self, text: str, *, before: str = "") -> str:
-        found = _tokens([token_id for token_id, token in self._special_tokens.items() if token == text])
-        return f" | {before}{found}" if found else ""
-
-    @staticmethod
-    def _lazy(rule: str, regex: str) -> list[str]:
-        """Lazy, so that where it has matched the text before it cannot go on."""
-        return [f"{rule}[lazy]: /{regex}/"]
 
 
 def _more(rule: str, separator: str) -> str:
     return f" (/{_W}{separator}{_W}/ {rule})*"
-
-
-def _tokens(token_ids: Sequence[int]) -> str:
-    """The tokens as a term of a rule; empty if there are none."""
-    ranges: list[list[int]] = []
-    for token_id in sorted(token_ids):
-        if ranges and ranges[-1][1] == token_id - 1:
-            ranges[-1][1] = token_id
-        else:
-            ranges.append([token_id, token_id])
-    return f"<[{','.join(f'{first}-{last}' for first, last in ranges)}]>" if ranges else ""
-
-
-def _regex(text: str) -> str:
-    return re.escape(text).replace("/", r"\/")

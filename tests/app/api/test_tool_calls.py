@@ -194,15 +194,6 @@ async def test_answer_that_never_stops_thinking_has_no_content(replay: httpx.Asy
     assert choice["message"]["reasoning"] == "hm hm"
 
 
-async def test_grammar_leaves_no_room_for_thinking(replay: httpx.AsyncClient) -> None:
-    body = saying("echo/text_arguments", "anything", structured_outputs={"choice": ["Yes.", "No."]})
-
-    message = (await whole(replay, body))["choices"][0]["message"]
-
-    assert message["content"] in ("Yes.", "No.")
-    assert "reasoning" not in message
-
-
 async def test_load_chooses_the_parsers(replay: httpx.AsyncClient) -> None:
     body = saying("echo/plain", f"<think>so</think>{HERMES_CALL}", tools=TOOLS)
     options = {"tool_parser": "hermes", "reasoning_parser": "think"}

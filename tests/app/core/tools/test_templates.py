@@ -193,13 +193,23 @@ def test_parsers_go_by_the_template_unless_they_are_named(
     assert thinking_of("none", text_model) is None
 
 
-def test_open_thinking_is_closed_where_a_grammar_forms_the_output() -> None:
-    free = AnswerRules(thinking=MARKERS["think"])
-    constrained = AnswerRules(thinking=MARKERS["think"], asked=Grammar(kind="json_object"))
+@pytest.mark.parametrize(
+    ("fields", "is_closed"),
+    [
+        pytest.param({"may_think": False, "asked": Grammar(kind="json_object")}, True, id="unwanted"),
+        pytest.param({"may_think": False, "tool_use": ToolUse(choice="required")}, True, id="unwanted-before-a-call"),
+        pytest.param({"asked": Grammar(kind="json_object")}, False, id="wanted"),
+        # a template that goes on thinking knows no other way
+        pytest.param({"may_think": False}, False, id="unwanted-before-text"),
+    ],
+)
+def test_opened_thinking_is_closed_before_a_grammar_where_the_client_wants_none(
+    fields: dict[str, Any], is_closed: bool
+) -> None:
+    rules = AnswerRules(thinking=MARKERS["think"], **fields)
 
-    assert free.closed("<assistant><think>\n") == "<assistant><think>\n"
-    assert constrained.closed("<assistant><think>\n") == "<assistant><think>\n\n</think>\n\n"
-    assert constrained.closed("<assistant>") == "<assistant>"
+    assert rules.closed("<assistant><think>\n") == "<assistant><think>\n" + "\n</think>\n\n" * is_closed
+    assert rules.closed("<assistant>") == "<assistant>"
 
 
 def test_template_for_tools_is_used_with_tools(tmp_path: Path, byte_level: Tokenizer) -> None:
