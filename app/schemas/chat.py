@@ -47,8 +47,10 @@ class TextPart(BaseModel):
         return self
 
 
+# Each message tells its first bad part: a body may have a hundred thousand of them.
+TextParts = Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)]
 Content = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS), Tag("<list>")],
+    Annotated[str, Tag("<text>")] | Annotated[TextParts, Tag("<list>")],
     Discriminator(text_or_list),
 ]
 
@@ -61,7 +63,7 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     name: str | None = Field(None, max_length=256)
-    tool_calls: list[ToolCall] | None = Field(None, max_length=MAX_CALLS)
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_CALLS, fail_fast=True)] | None = None
     tool_call_id: str | None = Field(None, max_length=256)
     reasoning: str | None = None
     reasoning_content: str | None = None

@@ -9,7 +9,7 @@ from app.schemas.sampling import (
     MAX_TOKENS_FIELD,
     SamplingFields,
     StreamOptions,
-    TokenId,
+    TokenIds,
     broken_rule,
     check_stream_fields,
 )
@@ -31,7 +31,7 @@ def prompt_kind(value: Any) -> str | None:
     return "<id_lists>" if value and isinstance(value[0], list) else "<ids>"
 
 
-PromptIds = Annotated[list[TokenId], Field(min_length=1)]
+PromptIds = Annotated[TokenIds, Field(min_length=1)]
 PromptField = Annotated[
     Annotated[str, Tag("<text>")]
     | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS), Tag("<texts>")]
