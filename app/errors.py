@@ -195,6 +195,7 @@ class DiskFull(ApiError):
 _FROM_WORKER: dict[WorkerErrorCode, type[ApiError]] = {
     WorkerErrorCode.INVALID_REQUEST: InvalidRequest,
     WorkerErrorCode.CONTEXT_LENGTH_EXCEEDED: ContextLengthExceeded,
+    WorkerErrorCode.NO_VALID_TOKEN: InvalidRequest,
     WorkerErrorCode.UNSAFE_CHECKPOINT: InvalidRequest,
     WorkerErrorCode.UNSUPPORTED_MODEL: InvalidRequest,
     WorkerErrorCode.BASE_NOT_FOUND: NotFound,

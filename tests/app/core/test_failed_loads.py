@@ -88,3 +88,4 @@ def test_every_code_of_workers_becomes_an_http_error() -> None:
 
     assert all(isinstance(error, ApiError) for error in errors.values())
     assert errors[WorkerErrorCode.HUB_UNREACHABLE].headers == {"retry-after": "30"}
+    assert errors[WorkerErrorCode.NO_VALID_TOKEN].status == 400
