@@ -66,12 +66,13 @@ def to_request(body: ChatRequest) -> GenerationRequest:
 
 def to_conversation(body: ChatRequest, tool_use: ToolUse) -> Conversation:
     """The messages as templates read them."""
+    switches = {} if body.reasoning_effort is None else {"reasoning_effort": body.reasoning_effort}
     return Conversation(
         messages=[message.for_template() for message in body.messages],
         tool_use=tool_use,
         adds_generation_prompt=body.add_generation_prompt is not False,
         continues_final=bool(body.continue_final_message),
-        switches=dict(body.chat_template_kwargs or {}),
+        switches={**switches, **(body.chat_template_kwargs or {})},
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from app.schemas.body import HarmlessFields, OpenAIBody
+from app.schemas.body import UNSUPPORTED_SAMPLING, HarmlessFields, OpenAIBody
 from app.schemas.sampling import (
     MAX_TOKENS_FIELD,
     SamplingFields,
@@ -45,6 +45,7 @@ class CompletionRequest(HarmlessFields, StructuredFields, SamplingFields, OpenAI
     """POST /v1/completions; `max_tokens: 0` with `echo` scores the prompt and generates nothing."""
 
     unsupported: ClassVar[dict[str, str]] = {
+        **UNSUPPORTED_SAMPLING,
         "suffix": "this server does not fill in the middle",
     }
 
