@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from app.api.strict_json import MAX_CONTAINERS, check_brackets, parse_json
+from app.api.strict_json import MAX_NODES, check_structure, parse_json
 from app.errors import InvalidRequest
 
 
@@ -27,7 +27,8 @@ from app.errors import InvalidRequest
         pytest.param(b'[{"a":' * 40 + b"1" + b"}]" * 40, "json_too_deep", id="mixed"),
         pytest.param(b"[]" * 70 + b'"[[\\"[[', "invalid_json", id="unclosed-string"),
         pytest.param(b"[]" * 70 + b'"[[\\', "invalid_json", id="unclosed-escape"),
-        pytest.param(b"[" + b"{}," * MAX_CONTAINERS + b"1]", "json_too_complex", id="too-many-objects"),
+        pytest.param(b"[" + b"{}," * MAX_NODES + b"1]", "json_too_complex", id="too-many-objects"),
+        pytest.param(b"{" + b'"a":1,' * MAX_NODES + b'"b":1}', "json_too_complex", id="too-many-members"),
     ],
 )
 def test_broken_json_is_refused_by_name(body: bytes, code: str) -> None:
@@ -44,6 +45,7 @@ def test_broken_json_is_refused_by_name(body: bytes, code: str) -> None:
         pytest.param(b'"\\u0000"', "\0", id="nul"),
         pytest.param(b'"\\ud83d\\ude00"', "😀", id="surrogate-pair"),
         pytest.param(b'"' + b"[" * 1000 + b'"', "[" * 1000, id="brackets-in-a-string"),
+        pytest.param(b'"' + b":" * 140_000 + b'"', ":" * 140_000, id="colons-in-a-string"),
         pytest.param(b'["\\"[[", ' + b"[]," * 500 + b"1]", ['"[[', *[[]] * 500, 1], id="wide-but-flat"),
     ],
 )
@@ -74,9 +76,9 @@ def test_lone_surrogate_is_named_with_its_place() -> None:
         pytest.param(b"[" * 65 + b'"' + b"\\" * 3_999_999, id="unclosed-string-of-backslashes"),
     ],
 )
-def test_brackets_of_megabytes_are_looked_at_in_no_time(body: bytes) -> None:
+def test_structure_of_megabytes_are_looked_at_in_no_time(body: bytes) -> None:
     start_s = time.process_time()
     with contextlib.suppress(InvalidRequest):
-        check_brackets(body)
+        check_structure(body)
 
     assert time.process_time() - start_s < 1
