@@ -126,7 +126,7 @@ class Loader:
         if names.is_hub_id(model) and self._catalog.bases.get(model.partition("/")[0]) is None:
             hub = Source(hub_id=model, revision=request.revision)
             return self._catalog.bases.find(hub) or hub
-        raise names.not_found(model, [variant.id for variant in self._catalog.list()])
+        raise names.not_found(model, [variant.id for variant in self._catalog.models()])
 
     async def _register(self, request: LoadRequest, source: Source, *, wait: bool) -> BaseRow | Registration:
         """The new base; without wait, the registration if it is a download that takes longer than a moment."""

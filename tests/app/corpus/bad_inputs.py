@@ -336,6 +336,8 @@ OTHERS = [
         "origin_not_allowed",
         type="permission_error",
     ),
+    Case("B123-two-hosts", raw("GET /v1/models HTTP/1.1", "host: x", "host: y"), 400, "invalid_host"),
+    Case("B124-gzip", post(CHAT, b"\x1f\x8b\x08", "content-encoding: gzip"), 415, "unsupported_media_type"),
     Case("B105-no-method", raw("/v1/models HTTP/1.1", "host: x"), 400, "invalid_http", closes=True),
     Case("B106-unknown-method", request("BREW", "/v1/models"), 400, "invalid_http", closes=True),
     Case("B107-http-2-preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "invalid_http", closes=True),
