@@ -13,15 +13,17 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 logger = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 32 * 2**10
 MAX_HEADERS = 100
+_MAX_PIPELINED = 8
 _KEEP_ALIVE_S = 75
 _KILLED_BY_USER = 130
 
@@ -33,11 +35,27 @@ class _HeadTooLarge(Exception):
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1 whose request heads are at most MAX_HEAD_BYTES and MAX_HEADERS; errors have OpenAI's shape."""
+    """HTTP/1.1 whose request heads are at most MAX_HEAD_BYTES and MAX_HEADERS; errors have OpenAI's shape.
+
+    Every request of a connection learns that the client has left. uvicorn tells the last one, and stops reading, and so
+    does not even notice, while one waits behind another.
+    """
 
     _is_in_head = True
     _head_bytes = 0
     _is_refused = False
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._open_cycles: list[RequestResponseCycle] = []
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has left, or was cut off."""
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        for cycle in self._open_cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; refuse a head that has grown over its limit without an end in sight."""
@@ -70,6 +88,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """The head has ended; what follows is the body."""
         self._is_in_head = False
         super().on_headers_complete()
+        self._open_cycles = [cycle for cycle in (*self._open_cycles, self.cycle) if not cycle.response_complete]
+        if 0 < len(self.pipeline) <= _MAX_PIPELINED:
+            self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         """The body has ended; what follows is the next head."""
