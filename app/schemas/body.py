@@ -22,8 +22,10 @@ class HarmlessFields(BaseModel):
     prompt_cache_key: Any = None
 
 
-# Of vLLM's, on chat and completions: each changes what comes out.
+# Of vLLM's and llama.cpp's, on chat and completions: each changes what comes out.
 UNSUPPORTED_SAMPLING: Final = {
+    "grammar": "send it as 'structured_outputs.grammar', in Lark",
+    "json_schema": "send it as 'response_format'",
     "use_beam_search": "this server samples; leave it out",
     "bad_words": "ban tokens by 'logit_bias'",
     "allowed_token_ids": "say what the output has to be in 'structured_outputs'",

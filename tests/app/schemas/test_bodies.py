@@ -39,6 +39,15 @@ BAD_STRUCTURE = [
         id="schema-list",
     ),
     pytest.param({"response_format": "json"}, "invalid_type", "response_format", id="format-string"),
+    pytest.param(
+        {"response_format": {"type": "text", "schema": {}}}, "invalid_value", "response_format.schema", id="text-schema"
+    ),
+    pytest.param(
+        {"response_format": {"type": "json_schema", "schema": {}, "json_schema": {"schema": {}}}},
+        "invalid_value",
+        "response_format.schema",
+        id="two-schemas",
+    ),
     pytest.param({"structured_outputs": {}}, "invalid_value", "structured_outputs", id="nothing-asked"),
     pytest.param(
         {"structured_outputs": {"regex": "a", "choice": ["a"]}}, "invalid_value", "structured_outputs", id="two-asked"
@@ -205,7 +214,7 @@ def test_known_but_unsupported_fields_are_found_unless_they_ask_for_nothing() ->
 
 @pytest.mark.parametrize(
     "fields",
-    [{"functions": [{"name": "f"}]}, {"web_search_options": {}}, {"bad_words": ["x"]}],
+    [{"functions": [{"name": "f"}]}, {"web_search_options": {}}, {"bad_words": ["x"]}, {"grammar": "root ::= x"}],
     ids=lambda one: "".join(one),
 )
 def test_known_but_unsupported_fields_are_found(fields: dict[str, Any]) -> None:
@@ -271,6 +280,18 @@ TEXT = '{"type":"object","properties":{"b":{},"a":{}}}'
         pytest.param({"response_format": {"type": "text"}}, None, None, id="text"),
         pytest.param(
             {"response_format": {"type": "json_object"}}, Grammar(kind="json_object"), "response_format", id="object"
+        ),
+        pytest.param(
+            {"response_format": {"type": "json_object", "schema": {"enum": [1]}}},
+            Grammar(kind="json_schema", text='{"enum":[1]}'),
+            "response_format.schema",
+            id="object-of-a-schema",
+        ),
+        pytest.param(
+            {"response_format": {"type": "json_schema", "schema": {"enum": [1]}}},
+            Grammar(kind="json_schema", text='{"enum":[1]}'),
+            "response_format.schema",
+            id="schema-beside-its-type",
         ),
         pytest.param(
             {
