@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from app.api.answer import encoded_in_turns
 from app.api.attended import run_attended
 from app.api.body import json_body
 from app.api.chunk_frame import ChunkFrame
@@ -85,7 +86,9 @@ async def _answer(generation: Generation, wanted: GenerationRequest, body: ChatR
             "created": int(time.time()),
             "model": run.variant.id,
             "system_fingerprint": None,
-            "choices": [_choice(index, choice, run, body) for index, choice in enumerate(choices)],
+            "choices": await encoded_in_turns(
+                _choice(index, choice, run, body) for index, choice in enumerate(choices)
+            ),
             "usage": usage(run),
             "metrics": request_metrics(run),
         }
