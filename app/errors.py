@@ -90,11 +90,14 @@ class MethodNotAllowed(ApiError):
 
 
 class RequestTimeout(ApiError):
-    """408: the client did not send its body in time."""
+    """408: the client did not send its body in time. The connection ends: the rest may still come."""
 
     status = 408
     type = "invalid_request_error"
     code = "request_timeout"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"connection": "close"})
 
 
 class Conflict(ApiError):
@@ -195,6 +198,7 @@ class DiskFull(ApiError):
 _FROM_WORKER: dict[WorkerErrorCode, type[ApiError]] = {
     WorkerErrorCode.INVALID_REQUEST: InvalidRequest,
     WorkerErrorCode.CONTEXT_LENGTH_EXCEEDED: ContextLengthExceeded,
+    WorkerErrorCode.NO_VALID_TOKEN: InvalidRequest,
     WorkerErrorCode.UNSAFE_CHECKPOINT: InvalidRequest,
     WorkerErrorCode.UNSUPPORTED_MODEL: InvalidRequest,
     WorkerErrorCode.BASE_NOT_FOUND: NotFound,

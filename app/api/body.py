@@ -18,6 +18,7 @@ BODY_TIMEOUT_S: Final = 30
 IGNORED_FIELDS: Final = "slimserve.ignored"
 _HEADER_SAFE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_NAMED: Final = 20
+MAX_FIELDS: Final = 256
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -35,6 +36,8 @@ class JsonBody(Generic[B]):
         raw = parse_json(await _read_in_time(request))
         if not isinstance(raw, dict):
             raise InvalidRequest("The body must be a JSON object.", code="invalid_type")
+        if len(raw) > MAX_FIELDS:
+            raise InvalidRequest(f"The JSON body has more than {MAX_FIELDS} fields.", code="json_too_complex")
         if VARIANT in request.scope and "model" in model.model_fields:
             raw["model"] = request.scope[VARIANT]
         if issubclass(model, OpenAIBody):
@@ -57,6 +60,8 @@ def _require_json(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType("Send the body as JSON, with the header 'content-type: application/json'.")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("Send the body as it is, without 'content-encoding'.")
 
 
 async def _read_in_time(request: Request) -> bytes:

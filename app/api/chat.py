@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from app.api.answer import encoded_in_turns
 from app.api.attended import run_attended
 from app.api.body import json_body
 from app.api.chunk_frame import ChunkFrame
@@ -66,12 +67,13 @@ def to_request(body: ChatRequest) -> GenerationRequest:
 
 def to_conversation(body: ChatRequest, tool_use: ToolUse) -> Conversation:
     """The messages as templates read them."""
+    switches = {} if body.reasoning_effort is None else {"reasoning_effort": body.reasoning_effort}
     return Conversation(
         messages=[message.for_template() for message in body.messages],
         tool_use=tool_use,
         adds_generation_prompt=body.add_generation_prompt is not False,
         continues_final=bool(body.continue_final_message),
-        switches=dict(body.chat_template_kwargs or {}),
+        switches={**switches, **(body.chat_template_kwargs or {})},
     )
 
 
@@ -84,7 +86,9 @@ async def _answer(generation: Generation, wanted: GenerationRequest, body: ChatR
             "created": int(time.time()),
             "model": run.variant.id,
             "system_fingerprint": None,
-            "choices": [_choice(index, choice, run, body) for index, choice in enumerate(choices)],
+            "choices": await encoded_in_turns(
+                _choice(index, choice, run, body) for index, choice in enumerate(choices)
+            ),
             "usage": usage(run),
             "metrics": request_metrics(run),
         }

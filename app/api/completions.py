@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from app.api.answer import encoded_in_turns
 from app.api.attended import run_attended
 from app.api.body import json_body
 from app.api.chunk_frame import ChunkFrame
@@ -71,7 +72,9 @@ async def _answer(generation: Generation, wanted: GenerationRequest, body: Compl
             "created": int(time.time()),
             "model": run.variant.id,
             "system_fingerprint": None,
-            "choices": [_choice(index, choice, run, body) for index, choice in enumerate(choices)],
+            "choices": await encoded_in_turns(
+                _choice(index, choice, run, body) for index, choice in enumerate(choices)
+            ),
             "usage": usage(run),
             "metrics": request_metrics(run),
         }
@@ -85,13 +88,16 @@ def _lists_of(body: CompletionRequest, strings: TokenStrings) -> CompletionLogpr
 def _choice(index: int, choice: Collected, run: Run, body: CompletionRequest) -> dict[str, Any]:
     state = run.choices[index]
     strings = run.text_model.token_strings
-    token_ids, entries = list(choice.token_ids), list[Any](choice.logprobs)
+    token_ids, entries, text = list(choice.token_ids), list[Any](choice.logprobs), choice.text
     if body.echo:
         token_ids, entries = state.prompt_ids + token_ids, state.prompt_logprobs + entries
+        text = echoed_prompt(run, index, body) + text
+    num_echoed = len(state.prompt_ids) if body.echo else 0
+    lists = _lists_of(body, strings)
     result: dict[str, Any] = {
         "index": index,
-        "text": (echoed_prompt(run, index, body) if body.echo else "") + choice.text,
-        "logprobs": None if body.logprobs is None else _lists_of(body, strings).lists(token_ids, entries),
+        "text": text,
+        "logprobs": None if body.logprobs is None else lists.lists(token_ids, entries, text, num_echoed=num_echoed),
         "finish_reason": choice.finish_reason,
     }
     if body.prompt_logprobs is not None:
@@ -126,25 +132,26 @@ class CompletionChunks:
         choice = self._run.choices[delta.index]
         is_first = delta.index not in self._started
         self._started.add(delta.index)
-        if self._body.echo and is_first:
+        num_echoed = len(choice.prompt_ids) if self._body.echo and is_first else 0
+        if num_echoed:
             text = echoed_prompt(self._run, delta.index, self._body) + text
             token_ids, entries = choice.prompt_ids + token_ids, choice.prompt_logprobs + entries
         reason = "null" if delta.finish_reason is None else f'"{delta.finish_reason}"'
+        lists = self._lists(delta.index, token_ids, entries, text, num_echoed)
         ids = f',"token_ids":{delta.token_ids}' if self._body.return_token_ids else ""
         if ids and is_first:
             ids += f',"prompt_token_ids":{choice.prompt_ids}'
         return self._frame.around(
-            f'{{"index":{delta.index},"text":{json_string(text)},'
-            f'"logprobs":{self._lists(delta.index, token_ids, entries)},"finish_reason":{reason}{ids}}}'
+            f'{{"index":{delta.index},"text":{json_string(text)},"logprobs":{lists},"finish_reason":{reason}{ids}}}'
         )
 
     def end(self) -> str:
         """The usage, if it was asked for."""
         return self._frame.end()
 
-    def _lists(self, index: int, token_ids: list[int], entries: list[Any]) -> str:
+    def _lists(self, index: int, token_ids: list[int], entries: list[Any], text: str, num_echoed: int) -> str:
         if self._body.logprobs is None:
             return "null"
         if index not in self._logprobs:
             self._logprobs[index] = _lists_of(self._body, self._run.text_model.token_strings)
-        return _encode(self._logprobs[index].lists(token_ids, entries)).decode()
+        return _encode(self._logprobs[index].lists(token_ids, entries, text, num_echoed=num_echoed)).decode()

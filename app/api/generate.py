@@ -16,6 +16,7 @@ from app.core.choice import Delta
 from app.core.collected import collect
 from app.core.generation import Generation, Run
 from app.core.request import GenerationRequest
+from app.core.token_strings import TokenStrings
 from app.schemas.generate import GenerateRequest
 
 router = APIRouter()
@@ -85,11 +86,15 @@ async def _answer(generation: Generation, wanted: GenerationRequest, body: Gener
         if body.return_token_ids:
             content["prompt_ids"] = run.choices[0].prompt_ids
         if body.logprobs is not None:
-            lists = CompletionLogprobs(body.logprobs, strings).lists(choice.token_ids, choice.logprobs)
-            content["logprobs"] = lists
+            lists = _lists_of(body, strings)
+            content["logprobs"] = lists.lists(choice.token_ids, choice.logprobs, choice.text)
         if body.prompt_logprobs is not None:
             content["prompt_logprobs"] = prompt_logprobs(run.choices[0].prompt_logprobs, strings)
     return Response(_encode(content), media_type="application/json")
+
+
+def _lists_of(body: GenerateRequest, strings: TokenStrings) -> CompletionLogprobs:
+    return CompletionLogprobs(body.logprobs or 0, strings, shows_special=body.skip_special_tokens is False)
 
 
 class GenerateChunks:
@@ -102,6 +107,7 @@ class GenerateChunks:
     def begin(self, run: Run) -> None:
         """Remember whose usage and timings to tell at the end."""
         self._run = run
+        self._lists = _lists_of(self._body, run.text_model.token_strings)
 
     def chunk(self, delta: Delta) -> str:
         """One event."""
@@ -112,10 +118,7 @@ class GenerateChunks:
             "finish_reason": delta.finish_reason,
         }
         if self._body.logprobs is not None:
-            strings = self._run.text_model.token_strings
-            content["logprobs"] = CompletionLogprobs(self._body.logprobs, strings).lists(
-                delta.token_ids, delta.logprobs
-            )
+            content["logprobs"] = self._lists.lists(delta.token_ids, delta.logprobs, delta.text)
         return event(content).decode()
 
     def end(self) -> str:

@@ -66,6 +66,9 @@ class Guard:
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         host = headers.get("host", "")
+        if sum(name == b"host" for name, _ in scope["headers"]) > 1:
+            # whoever is in front may have looked at another of them
+            raise InvalidRequest("The request has more than one Host header.", code="invalid_host")
         if (host or scope["http_version"] == "1.1") and not _HOST.fullmatch(host):
             raise InvalidRequest("The Host header is missing or malformed.", code="invalid_host")
         if scope["method"] not in SAFE_METHODS and "origin" in headers:

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from app.core.text_offsets import TextOffsets
 from app.core.token_strings import TokenStrings
 from workers.protocol.messages import TokenLogprob
 
@@ -30,25 +31,31 @@ def _chat_token(token_id: int, logprob: float, strings: TokenStrings) -> dict[st
 class CompletionLogprobs:
     """`choices[].logprobs` of a completion: parallel lists. Offsets count the characters of `text` over several chunks.
 
-    shows_special: `text` has special tokens in it.
+    shows_special: `text` has generated special tokens in it.
     """
 
     def __init__(self, num_top: int, strings: TokenStrings, *, shows_special: bool = False) -> None:
         self._num_top = num_top
         self._strings = strings
-        self._shows_special = shows_special
-        self._offset = 0
+        self._offsets = TextOffsets(strings, shows_special=shows_special)
 
-    def lists(self, token_ids: list[int], entries: list[TokenLogprob] | list[TokenLogprob | None]) -> dict[str, Any]:
-        """The lists of these tokens. An entry is None for a prompt's first token, which nothing precedes."""
-        tokens = [self._strings.text(token_id) for token_id in token_ids]
-        offsets: list[int] = []
-        for token_id, token in zip(token_ids, tokens, strict=True):
-            offsets.append(self._offset)
-            if self._shows_special or not self._strings.is_special(token_id):
-                self._offset += len(token)
+    def lists(
+        self,
+        token_ids: list[int],
+        entries: list[TokenLogprob] | list[TokenLogprob | None],
+        text: str = "",
+        *,
+        num_echoed: int = 0,
+    ) -> dict[str, Any]:
+        """The lists of these tokens. An entry is None for a prompt's first token, which nothing precedes.
+
+        text: of these tokens, as the client gets it. num_echoed: so many of them are the prompt's.
+        """
+        echoed, generated = token_ids[:num_echoed], token_ids[num_echoed:]
+        offsets = self._offsets.add_prompt(echoed, text) if echoed else []
+        offsets += self._offsets.add(generated, "" if echoed else text)
         return {
-            "tokens": tokens,
+            "tokens": [self._strings.text(token_id) for token_id in token_ids],
             "token_logprobs": [None if entry is None else _finite(entry.logprob) for entry in entries],
             "top_logprobs": [None if entry is None else self._top(entry) for entry in entries],
             "text_offset": offsets,

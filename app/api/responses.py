@@ -61,7 +61,7 @@ def from_responses(body: ResponsesRequest) -> GenerationRequest:
         "tools": chat_tools(body.tools),
         "tool_choice": chat_tool_choice(body.tool_choice),
         "parallel_tool_calls": body.parallel_tool_calls,
-        "chat_template_kwargs": None if effort is None else {"reasoning_effort": effort},
+        "reasoning_effort": effort,
     }
     wanted = in_own_names(to_request(chat_body(fields, _OWN_NAMES)), _OWN_NAMES)
     assert wanted.tool_use is not None, "a chat has one"

@@ -1,5 +1,6 @@
 """POST /tokenize, POST /detokenize and GET /tokenizer_info, as vLLM has them; the variant need not be loaded."""
 
+import asyncio
 from typing import Annotated, Any
 
 import msgspec
@@ -12,6 +13,7 @@ from app.api.variant_prefix import VARIANT
 from app.core.answers import family_of
 from app.core.catalog import Catalog
 from app.core.chat_template import Conversation, render_conversation
+from app.core.prompts import check_vocabulary
 from app.core.renderer import Renderer
 from app.core.text import TextModels
 from app.core.tools.use import ToolUse
@@ -40,7 +42,8 @@ async def tokenize(request: Request, body: Annotated[TokenizeRequest, Depends(js
     ids = await text_model.encode(text, adds_special_tokens=adds_special_tokens)
     content: dict[str, Any] = {"count": len(ids), "max_model_len": _max_model_len(variant), "tokens": ids}
     if body.return_token_strs:
-        content["token_strs"] = [text_model.token_strings.text(token_id) for token_id in ids]
+        # in a thread of its own, as a long list would hold everybody else up
+        content["token_strs"] = await asyncio.to_thread(lambda: [*map(text_model.token_strings.text, ids)])
     return Response(_encode(content), media_type="application/json")
 
 
@@ -53,15 +56,8 @@ async def detokenize(
     texts: TextModels = request.app.state.texts
     text_model = await texts.get(variant.folder)
     size = text_model.tokenizer.get_vocab_size(with_added_tokens=True)
-    for index, token_id in enumerate(body.tokens):
-        if token_id >= size:
-            raise InvalidRequest(
-                f"Token id {token_id} is outside of this model's vocabulary of {size}.",
-                code="integer_above_max_value",
-                param=f"tokens[{index}]",
-            )
-    prompt = text_model.decode(body.tokens, skips_special_tokens=False)
-    return Response(_encode({"prompt": prompt}), media_type="application/json")
+    check_vocabulary(body.tokens, size, "tokens")
+    return Response(_encode({"prompt": await text_model.decode_long(body.tokens)}), media_type="application/json")
 
 
 @router.get("/tokenizer_info")

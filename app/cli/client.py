@@ -52,7 +52,8 @@ class Client:
     """Talks to one server. Everything that goes wrong becomes a CommandFailed with a sentence for the user."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
-        self.url = url.rstrip("/")
+        # `serve` prints it with /v1 too, for OpenAI's clients
+        self.url = url.rstrip("/").removesuffix("/v1")
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise CommandFailed(f"--url is {url!r}; it must look like http://127.0.0.1:8080", exit_code=2)

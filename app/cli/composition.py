@@ -33,7 +33,7 @@ def serve_until_stopped(settings: Settings, models: Sequence[str]) -> None:
 
     http = DrainingServer(
         configure(app, drain_timeout_s=settings.drain_timeout_s),
-        on_listening=lambda: _greet(_url(sock), models[0]),
+        on_listening=lambda: _greet(_url(sock), server_of_app().loader.name_of(models[0]), has_keys=settings.has_keys),
         on_drain=begin_drain,
     )
 
@@ -42,7 +42,7 @@ def serve_until_stopped(settings: Settings, models: Sequence[str]) -> None:
         server.load_at_start(models)
         while server.loader.unready():
             await asyncio.sleep(_POLL_S)
-        say(f"ready: {', '.join(models)}")
+        say(f"ready: {', '.join(map(server.loader.name_of, models))}")
 
     try:
         run(http, sock, lambda: app.router.lifespan_context(app), load_models)
@@ -67,7 +67,7 @@ def _url(sock: socket.socket) -> str:
     return url_of(address, port)
 
 
-def _greet(url: str, model: str) -> None:
+def _greet(url: str, model: str, *, has_keys: bool) -> None:
     say(f"slimserve is at {url} (OpenAI base URL {url}/v1); Ctrl-C stops it. Try, in another terminal:")
-    for line in curl_lines(url, model):
+    for line in curl_lines(url, model, has_keys=has_keys):
         say(f"  {line}")

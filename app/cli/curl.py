@@ -4,8 +4,9 @@ import json
 import shlex
 
 
-def curl_lines(url: str, model: str) -> list[str]:
-    """Commands that a user can paste: a streamed chat, the variants."""
+def curl_lines(url: str, model: str, *, has_keys: bool = False) -> list[str]:
+    """Commands that a user can paste: a streamed chat, the variants. has_keys: with the key that clients send."""
+    key = ' -H "authorization: Bearer $SLIMSERVE_API_KEY"' if has_keys else ""
     body = json.dumps(
         {
             "model": model,
@@ -18,6 +19,6 @@ def curl_lines(url: str, model: str) -> list[str]:
         }
     )
     return [
-        f"curl -N {url}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(body)}",
-        f"curl {url}/v1/variants",
+        f"curl -N {url}/v1/chat/completions{key} -H 'content-type: application/json' -d {shlex.quote(body)}",
+        f"curl {url}/v1/variants{key}",
     ]

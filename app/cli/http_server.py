@@ -1,6 +1,7 @@
 """The uvicorn server that `slimserve serve` runs: bounded request heads, and a stop that drains.
 
-uvicorn itself puts no limit on the size of a request's head with httptools, so a client could grow it without end.
+uvicorn itself puts no limit on the size of a request's head with httptools, and none on the time that it takes: a
+client could grow it without end, or hold a thousand sockets open with a byte each.
 """
 
 import asyncio
@@ -13,15 +14,20 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 logger = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 32 * 2**10
 MAX_HEADERS = 100
+_MAX_PIPELINED = 8
+# From a head's first byte to its last, and for a connection that owes the next byte of anything else.
+HEAD_TIMEOUT_S = 10.0
+SILENCE_TIMEOUT_S = 30.0
 _KEEP_ALIVE_S = 75
 _KILLED_BY_USER = 130
 
@@ -33,11 +39,34 @@ class _HeadTooLarge(Exception):
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1 whose request heads are at most MAX_HEAD_BYTES and MAX_HEADERS; errors have OpenAI's shape."""
+    """HTTP/1.1 whose request heads are at most MAX_HEAD_BYTES and MAX_HEADERS; errors have OpenAI's shape.
+
+    Every request of a connection learns that the client has left. uvicorn tells the last one, and stops reading, and so
+    does not even notice, while one waits behind another.
+    """
 
     _is_in_head = True
     _head_bytes = 0
     _is_refused = False
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._open_cycles: list[RequestResponseCycle] = []
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A new connection; it must not stay silent."""
+        super().connection_made(transport)
+        self._must_go_on_within(SILENCE_TIMEOUT_S, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has left, or was cut off."""
+        self._has_gone_on()
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        for cycle in self._open_cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; refuse a head that has grown over its limit without an end in sight."""
@@ -48,11 +77,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES and not self._is_refused:
             self._refuse_head()
+        if self._deadline is None and not self._is_answering:
+            # blanks between requests, or the rest of a body that nobody waits for
+            self._must_go_on_within(SILENCE_TIMEOUT_S, self.transport.close)
 
     def on_message_begin(self) -> None:
         """A new request."""
         super().on_message_begin()
         self._header_bytes = 0
+        self._must_go_on_within(HEAD_TIMEOUT_S, self._refuse_late_head)
 
     def on_url(self, url: bytes) -> None:
         """A piece of the URL."""
@@ -69,7 +102,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head has ended; what follows is the body."""
         self._is_in_head = False
+        self._has_gone_on()
         super().on_headers_complete()
+        self._open_cycles = [cycle for cycle in (*self._open_cycles, self.cycle) if not cycle.response_complete]
+        if 0 < len(self.pipeline) <= _MAX_PIPELINED:
+            self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         """The body has ended; what follows is the next head."""
@@ -83,6 +120,27 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse_head()
         else:
             self._refuse(400, "Bad Request", "This is not a valid HTTP/1.1 request.", code="invalid_http")
+
+    @property
+    def _is_answering(self) -> bool:
+        return any(not cycle.response_complete for cycle in self._open_cycles)
+
+    def _must_go_on_within(self, seconds: float, otherwise: Hook) -> None:
+        self._has_gone_on()
+        self._deadline = self.loop.call_later(seconds, otherwise)
+
+    def _has_gone_on(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse_late_head(self) -> None:
+        if self._is_answering:
+            # the answer to the request before it has the line to itself
+            self._must_go_on_within(HEAD_TIMEOUT_S, self._refuse_late_head)
+        else:
+            message = f"The head of the request did not arrive within {HEAD_TIMEOUT_S:.0f} s."
+            self._refuse(408, "Request Timeout", message, code="request_timeout")
 
     def _count(self, num_bytes: int) -> None:
         self._header_bytes += num_bytes

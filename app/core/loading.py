@@ -84,6 +84,16 @@ class Loader:
         late = {model: why for model, why in self._at_start.items() if not self._is_serving(model)}
         return late | {variant.id: variant.reason or str(variant.state) for variant in self._catalog.unready()}
 
+    def name_of(self, model: str) -> str:
+        """What requests call a model of `start`: the base that its folder or hub id is or becomes, else the model."""
+        try:
+            found = self._look_up(LoadRequest(model=_source_of(model), is_trusted=True))
+            if isinstance(found, Source):
+                return names.base_name(found.text)
+        except ApiError:
+            return model
+        return found.name if isinstance(found, BaseRow) else found.row.id
+
     async def stop(self) -> None:
         """Forget loads that wait for a download."""
         for task in self._tasks:
@@ -116,7 +126,7 @@ class Loader:
         if names.is_hub_id(model) and self._catalog.bases.get(model.partition("/")[0]) is None:
             hub = Source(hub_id=model, revision=request.revision)
             return self._catalog.bases.find(hub) or hub
-        raise names.not_found(model, [variant.id for variant in self._catalog.list()])
+        raise names.not_found(model, [variant.id for variant in self._catalog.models()])
 
     async def _register(self, request: LoadRequest, source: Source, *, wait: bool) -> BaseRow | Registration:
         """The new base; without wait, the registration if it is a download that takes longer than a moment."""
@@ -156,9 +166,8 @@ class Loader:
             logger.error("load failed: %s", error.message, extra={"base": registration.name})
 
     async def _load_at_start(self, model: str) -> None:
-        source = str(Path(model).resolve()) if model.startswith((".", "/")) else model
         try:
-            variant = await self.load(LoadRequest(model=source, is_trusted=True, evict=False), wait=True)
+            variant = await self.load(LoadRequest(model=_source_of(model), is_trusted=True, evict=False), wait=True)
         except ApiError as error:
             self._at_start[model] = error.message
             logger.error("cannot load %s: %s", model, error.message)
@@ -175,3 +184,8 @@ class Loader:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _source_of(model: str) -> str:
+    """What the operator named, a folder with its whole path."""
+    return str(Path(model).resolve()) if model.startswith((".", "/")) else model

@@ -37,11 +37,11 @@ def base_name(source: str) -> str:
     return name
 
 
-def not_found(model: str, known: Iterable[str]) -> ModelNotFound:
+def not_found(model: str, known: Iterable[str], param: str = "model") -> ModelNotFound:
     """The error for an unknown model, with the nearest names that exist."""
     known = sorted(known)
     nearest = difflib.get_close_matches(model[:160], known, n=3, cutoff=0.5) or known[:3]
     hint = f" Did you mean {' or '.join(repr(name) for name in nearest)}?" if nearest else ""
     return ModelNotFound(
-        f"The model '{model[:160]}' does not exist.{hint} GET /v1/variants lists all of them.", param="model"
+        f"The model '{model[:160]}' does not exist.{hint} GET /v1/variants lists all of them.", param=param
     )

@@ -18,7 +18,8 @@ def plan_loads(requests: Sequence[LoadRequest], catalog: Catalog, residency: Res
 
     requests: at least one. Raises ApiError as a load does: unknown, quarantined, loaded with other options, changed.
     """
-    planned = {one.id: one for one in (_planned(request, catalog, residency) for request in requests)}
+    found = [_planned(request, catalog, residency, f"models[{index}]") for index, request in enumerate(requests)]
+    planned = {one.id: one for one in found}
     device = residency.device(requests[0], catalog.find(requests[0].model))
     needed_bytes = sum(one.needed_bytes for one in planned.values())
     room = _keeping(planned, residency.room(device))
@@ -45,12 +46,12 @@ def _keeping(planned: dict[str, PlannedModel], room: Room) -> Room:
     return replace(room, residents=residents)
 
 
-def _planned(request: LoadRequest, catalog: Catalog, residency: Residency) -> PlannedModel:
+def _planned(request: LoadRequest, catalog: Catalog, residency: Residency, param: str) -> PlannedModel:
     entry = catalog.find(request.model)
     if entry is None:
         base = catalog.bases.get(request.model.removesuffix("/auto"))
         if base is None:
-            raise names.not_found(request.model, [one.row.id for one in catalog.entries()])
+            raise names.not_found(request.model, [one.row.id for one in catalog.entries()], param)
         dtype, entry = catalog.cast_meant(base, request)
         if entry is None:
             # Its load would make it.

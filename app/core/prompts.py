@@ -25,16 +25,23 @@ async def encode_prompts(
         ids = await encode_prompt(request, prompt, text_model, info, renderer, rules)
         if not ids:
             raise InvalidRequest("The prompt has no tokens; give it at least one.", param=param)
-        if isinstance(prompt, list) and max(ids) >= info.vocab_size:
-            worst = next(index for index, token_id in enumerate(ids) if token_id >= info.vocab_size)
-            raise InvalidRequest(
-                f"Token id {ids[worst]} is outside of this model's vocabulary of {info.vocab_size}.",
-                code="integer_above_max_value",
-                param=f"{param}[{worst}]",
-            )
+        if isinstance(prompt, list):
+            check_vocabulary(ids, info.vocab_size, param)
         _check_room(request, len(ids), info.max_model_len)
         encoded.append(ids)
     return encoded
+
+
+def check_vocabulary(token_ids: list[int], vocab_size: int, param: str) -> None:
+    """Raises InvalidRequest for the first token id that the model does not have. param: the field they came in."""
+    if max(token_ids, default=0) < vocab_size:
+        return
+    index = next(index for index, token_id in enumerate(token_ids) if token_id >= vocab_size)
+    raise InvalidRequest(
+        f"Token id {token_ids[index]} is outside of this model's vocabulary of {vocab_size}.",
+        code="integer_above_max_value",
+        param=f"{param}[{index}]",
+    )
 
 
 async def rendered(conversation: Conversation, text_model: TextModel, renderer: Renderer, rules: AnswerRules) -> str:

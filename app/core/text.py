@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 # Encoding takes about 1 us per byte, and without pre-tokenizer much more: longer texts leave the event loop alone.
 MAX_INLINE_CHARS: Final = 2_000
+MAX_INLINE_TOKENS: Final = 10_000
 MAX_CACHED: Final = 16
 _FILES: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _NAMED_TOKENS: Final = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
@@ -48,8 +49,15 @@ class TextModel:
     async def encode(self, text: str, *, adds_special_tokens: bool) -> list[int]:
         """Token ids; long texts are encoded in a thread, which does not hold the interpreter's lock meanwhile."""
         if len(text) <= MAX_INLINE_CHARS:
-            return self._encode(text, adds_special_tokens)
-        return await asyncio.to_thread(self._encode, text, adds_special_tokens)
+            return self.tokenizer.encode(text, add_special_tokens=adds_special_tokens).ids
+        return await asyncio.to_thread(self._encode_long, text, adds_special_tokens)
+
+    async def decode_long(self, token_ids: list[int]) -> str:
+        """The text of any number of tokens, special ones included; many are decoded likewise."""
+        if len(token_ids) <= MAX_INLINE_TOKENS:
+            return self.decode(token_ids, skips_special_tokens=False)
+        decoded = await asyncio.to_thread(self.tokenizer.decode_batch, [token_ids], skip_special_tokens=False)
+        return decoded[0]
 
     def decode(self, token_ids: list[int], *, skips_special_tokens: bool) -> str:
         """The text of these tokens."""
@@ -80,8 +88,9 @@ class TextModel:
         wanted = frozenset(texts)
         return {token_id: text for token_id, text in self.special_token_texts().items() if text in wanted}
 
-    def _encode(self, text: str, adds_special_tokens: bool) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=adds_special_tokens).ids
+    def _encode_long(self, text: str, adds_special_tokens: bool) -> list[int]:
+        # of the library's methods only those for batches release the lock, and this one works out no offsets
+        return self.tokenizer.encode_batch_fast([text], add_special_tokens=adds_special_tokens)[0].ids
 
 
 class TextModels:

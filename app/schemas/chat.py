@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from app.schemas.body import HarmlessFields, OpenAIBody
+from app.schemas.body import UNSUPPORTED_SAMPLING, HarmlessFields, OpenAIBody
 from app.schemas.sampling import (
     MAX_TOKENS_FIELD,
     SamplingFields,
@@ -47,8 +47,10 @@ class TextPart(BaseModel):
         return self
 
 
+# Each message tells its first bad part: a body may have a hundred thousand of them.
+TextParts = Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)]
 Content = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS), Tag("<list>")],
+    Annotated[str, Tag("<text>")] | Annotated[TextParts, Tag("<list>")],
     Discriminator(text_or_list),
 ]
 
@@ -61,14 +63,16 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     name: str | None = Field(None, max_length=256)
-    tool_calls: list[ToolCall] | None = Field(None, max_length=MAX_CALLS)
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_CALLS, fail_fast=True)] | None = None
     tool_call_id: str | None = Field(None, max_length=256)
     reasoning: str | None = None
     reasoning_content: str | None = None
 
     @model_validator(mode="after")
     def _has_content(self) -> Self:
-        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+        # as an answer of this server's may come back
+        is_more_than_content = self.role == "assistant" and bool(self.tool_calls or self.thoughts)
+        if self.content is None and not is_more_than_content:
             raise broken_rule("missing_required_parameter", "A message needs one", param="content")
         if self.tool_calls and self.role != "assistant":
             raise broken_rule("invalid_value", "Only messages of the role 'assistant' have them", param="tool_calls")
@@ -87,11 +91,15 @@ class Message(BaseModel):
             message["tool_calls"] = [call.model_dump() for call in self.tool_calls]
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
-        thoughts = self.reasoning if self.reasoning_content is None else self.reasoning_content
-        if thoughts:
+        if self.thoughts:
             # templates read one or the other
-            message["reasoning_content"] = message["reasoning"] = thoughts
+            message["reasoning_content"] = message["reasoning"] = self.thoughts
         return message
+
+    @property
+    def thoughts(self) -> str | None:
+        """What the assistant has thought, under either name."""
+        return self.reasoning if self.reasoning_content is None else self.reasoning_content
 
     def text(self) -> str:
         """The content as one string; parts are separate lines."""
@@ -131,6 +139,7 @@ class ChatRequest(HarmlessFields, ToolFields, StructuredFields, SamplingFields, 
     """POST /v1/chat/completions; user, metadata, store and their kin are accepted and have no effect."""
 
     unsupported: ClassVar[dict[str, str]] = {
+        **UNSUPPORTED_SAMPLING,
         "functions": "send them as 'tools'",
         "function_call": "send it as 'tool_choice'",
         "audio": "this server speaks text only",
@@ -148,6 +157,7 @@ class ChatRequest(HarmlessFields, ToolFields, StructuredFields, SamplingFields, 
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     modalities: list[str] | None = Field(None, max_length=8)
+    reasoning_effort: str | None = Field(None, max_length=32)
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: Switches | None = None

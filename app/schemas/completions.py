@@ -4,12 +4,12 @@ from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from app.schemas.body import HarmlessFields, OpenAIBody
+from app.schemas.body import UNSUPPORTED_SAMPLING, HarmlessFields, OpenAIBody
 from app.schemas.sampling import (
     MAX_TOKENS_FIELD,
     SamplingFields,
     StreamOptions,
-    TokenId,
+    TokenIds,
     broken_rule,
     check_stream_fields,
 )
@@ -31,7 +31,7 @@ def prompt_kind(value: Any) -> str | None:
     return "<id_lists>" if value and isinstance(value[0], list) else "<ids>"
 
 
-PromptIds = Annotated[list[TokenId], Field(min_length=1)]
+PromptIds = Annotated[TokenIds, Field(min_length=1)]
 PromptField = Annotated[
     Annotated[str, Tag("<text>")]
     | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS), Tag("<texts>")]
@@ -45,6 +45,7 @@ class CompletionRequest(HarmlessFields, StructuredFields, SamplingFields, OpenAI
     """POST /v1/completions; `max_tokens: 0` with `echo` scores the prompt and generates nothing."""
 
     unsupported: ClassVar[dict[str, str]] = {
+        **UNSUPPORTED_SAMPLING,
         "suffix": "this server does not fill in the middle",
     }
 

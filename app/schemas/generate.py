@@ -1,11 +1,11 @@
 """Body of POST /v1/generate, the product's own route."""
 
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from app.schemas.body import OwnBody
-from app.schemas.sampling import MAX_TOKENS_FIELD, SamplingFields, TokenId, broken_rule, check_stream_fields
+from app.schemas.sampling import MAX_TOKENS_FIELD, SamplingFields, TokenIds, broken_rule, check_stream_fields
 from app.schemas.structured import StructuredField
 from workers.protocol.specs import MAX_TOP_LOGPROBS
 
@@ -18,7 +18,7 @@ class GenerateRequest(StructuredField, SamplingFields, OwnBody):
     model: str
     n: Literal[1] | None = None
     prompt: str | None = None
-    prompt_ids: list[TokenId] | None = Field(None, min_length=1)
+    prompt_ids: Annotated[TokenIds, Field(min_length=1)] | None = None
     add_special_tokens: bool = True
     max_tokens: int = Field(DEFAULT_MAX_TOKENS, ge=1, le=MAX_TOKENS_FIELD)
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)

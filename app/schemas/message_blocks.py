@@ -4,14 +4,14 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from app.schemas.chat import MAX_PARTS, TextPart
+from app.schemas.chat import MAX_PARTS, TextPart, TextParts
 from app.schemas.sampling import broken_rule, text_or_list
 from app.schemas.tools import FunctionName, refuse_other_types
 
 _loose = ConfigDict(extra="ignore", strict=True, frozen=True, hide_input_in_errors=True)
 
 Texts = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS), Tag("<list>")],
+    Annotated[str, Tag("<text>")] | Annotated[TextParts, Tag("<list>")],
     Discriminator(text_or_list),
 ]
 
@@ -76,7 +76,8 @@ Block = Annotated[
 ]
 
 Blocks = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[Block], Field(min_length=1, max_length=MAX_PARTS), Tag("<list>")],
+    Annotated[str, Tag("<text>")]
+    | Annotated[list[Block], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True), Tag("<list>")],
     Discriminator(text_or_list),
 ]
 

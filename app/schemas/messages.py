@@ -99,11 +99,22 @@ class CountTokensRequest(OpenAIBody):
 class MessagesRequest(CountTokensRequest):
     """POST /v1/messages."""
 
+    unsupported: ClassVar[dict[str, str]] = {
+        **CountTokensRequest.unsupported,
+        "stop": "send it as 'stop_sequences'",
+        "response_format": "send it as 'output_config.format'",
+        "structured_outputs": "send a JSON Schema as 'output_config.format'",
+        "logprobs": "this route has no log probabilities; /v1/chat/completions has",
+        "top_logprobs": "this route has no log probabilities; /v1/chat/completions has",
+        "functions": "send them as 'tools'",
+    }
+
     max_tokens: int = Field(ge=1, le=MAX_TOKENS_FIELD)
     stop_sequences: list[StopString] | None = Field(None, max_length=MAX_STOPS)
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     top_k: int | None = Field(None, ge=-1, le=2**31 - 1)
+    n: Literal[1] | None = None
     stream: bool | None = None
     metadata: Any = None
     service_tier: Any = None

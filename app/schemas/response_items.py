@@ -19,7 +19,7 @@ class InputPart(TextPart):
 
 InputContent = Annotated[
     Annotated[str, Tag("<text>")]
-    | Annotated[list[InputPart], Field(min_length=1, max_length=MAX_PARTS), Tag("<list>")],
+    | Annotated[list[InputPart], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True), Tag("<list>")],
     Discriminator(text_or_list),
 ]
 
@@ -67,7 +67,7 @@ class ReasoningItem(BaseModel):
 
     model_config = _loose
 
-    content: list[ReasoningPart] | None = Field(None, max_length=MAX_PARTS)
+    content: Annotated[list[ReasoningPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
 
     def text(self) -> str:
         """All of it."""

@@ -1,6 +1,6 @@
 """Body of POST /v1/responses."""
 
-from typing import Annotated, Any, ClassVar, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -11,6 +11,8 @@ from app.schemas.tools import MAX_TOOLS, ChoiceMode, choice_kind
 from workers.protocol.specs import MAX_TOP_LOGPROBS
 
 LOGPROBS: Final = "message.output_text.logprobs"
+# Thinking is in the answer as it is, so a client that would send it back encrypted can send it back.
+_INCLUDED: Final = (LOGPROBS, "reasoning.encrypted_content")
 _loose = ConfigDict(extra="ignore", strict=True, frozen=True, hide_input_in_errors=True)
 
 
@@ -38,6 +40,15 @@ class ResponsesRequest(HarmlessFields, OpenAIBody):
         "conversation": "nothing is stored here; send the whole conversation as 'input'",
         "background": "answers are sent at once or streamed",
         "prompt": "nothing is stored here; write the prompt out",
+        "messages": "send them as 'input'",
+        "max_tokens": "send it as 'max_output_tokens'",
+        "max_completion_tokens": "send it as 'max_output_tokens'",
+        "response_format": "send it as 'text.format'",
+        "structured_outputs": "send a JSON Schema as 'text.format'",
+        "reasoning_effort": "send it as 'reasoning.effort'",
+        "logprobs": "send 'top_logprobs' alone",
+        "stop": "this route has no stop strings; /v1/chat/completions has",
+        "functions": "send them as 'tools'",
     }
 
     model: str
@@ -50,6 +61,7 @@ class ResponsesRequest(HarmlessFields, OpenAIBody):
     include: list[Annotated[str, Field(max_length=64)]] | None = Field(None, max_length=16)
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
+    n: Literal[1] | None = None
     stream: bool | None = None
     stream_options: Any = None
     truncation: str | None = Field(None, max_length=32)
@@ -70,8 +82,9 @@ class ResponsesRequest(HarmlessFields, OpenAIBody):
         if self.truncation not in (None, "disabled"):
             raise broken_rule("unsupported_parameter", "Only 'disabled' is supported", param="truncation")
         for index, name in enumerate(self.include or ()):
-            if name != LOGPROBS:
-                raise broken_rule("unsupported_parameter", f"Only '{LOGPROBS}' is supported", param=f"include[{index}]")
+            if name not in _INCLUDED:
+                known = " and ".join(f"'{one}'" for one in _INCLUDED)
+                raise broken_rule("unsupported_parameter", f"Only {known} are supported", param=f"include[{index}]")
         if self.stream_options is not None and not self.stream:
             raise broken_rule("invalid_value", "It is only allowed when 'stream' is true", param="stream_options")
         if not isinstance(self.input, str):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from workers.protocol.specs import MAX_TOP_LOGPROBS, Grammar, SamplingParams
@@ -13,10 +13,13 @@ MAX_CHOICES: Final = 16
 MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 256
 MAX_STOP_TOKEN_IDS: Final = 64
+MAX_TOKEN_IDS: Final = 2**20
 MAX_BIASED_TOKENS: Final = 1024
 
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+# Without an end at the first bad one, a body of bad ids makes a million errors: seconds of the event loop's time.
+TokenIds = Annotated[list[TokenId], Field(max_length=MAX_TOKEN_IDS, fail_fast=True)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
@@ -35,6 +38,13 @@ def text_or_list(value: Any) -> str | None:
     return "<list>" if isinstance(value, list) else None
 
 
+def _not_too_many(bias: Any) -> Any:
+    """The members are looked at one by one, so they are counted before."""
+    if isinstance(bias, dict) and len(bias) > MAX_BIASED_TOKENS:
+        raise broken_rule("array_above_max_length", f"It may have at most {MAX_BIASED_TOKENS} tokens, not {len(bias)}")
+    return bias
+
+
 def _token_id_keys(bias: dict[str, float]) -> dict[str, float]:
     for key in bias:
         if not (key.isascii() and key.isdigit() and len(key) <= 10):
@@ -42,6 +52,12 @@ def _token_id_keys(bias: dict[str, float]) -> dict[str, float]:
     return bias
 
 
+Biases = Annotated[
+    dict[str, Bias],
+    Field(max_length=MAX_BIASED_TOKENS),
+    BeforeValidator(_not_too_many),
+    AfterValidator(_token_id_keys),
+]
 StopField = Annotated[
     Annotated[StopString, Tag("<text>")] | Annotated[list[StopString], Field(max_length=MAX_STOPS), Tag("<list>")],
     Discriminator(text_or_list),
@@ -68,9 +84,7 @@ class SamplingFields(BaseModel):
     repetition_penalty: float | None = Field(None, ge=0.01, le=10, allow_inf_nan=False)
     presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
     frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
-    logit_bias: (
-        Annotated[dict[str, Bias], Field(max_length=MAX_BIASED_TOKENS), AfterValidator(_token_id_keys)] | None
-    ) = None
+    logit_bias: Biases | None = None
     seed: int | None = Field(None, ge=-(2**63), le=MAX_SEED)
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     stop: StopField | None = None

@@ -48,23 +48,28 @@ class JsonSchemaFormat(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """The shape that the answer must have."""
+    """The shape that the answer must have. schema: as llama.cpp's clients write one, beside the type."""
 
     model_config = _strict
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
 
     @model_validator(mode="after")
-    def _schema_where_needed(self) -> Self:
-        if self.type == "json_schema" and self.json_schema is None:
+    def _one_schema_where_needed(self) -> Self:
+        if self.type == "json_schema" and self.json_schema is None and self.schema_ is None:
             raise broken_rule("missing_required_parameter", "The type 'json_schema' needs one", param="json_schema")
+        if self.schema_ is not None and (self.type == "text" or self.json_schema is not None):
+            raise broken_rule("invalid_value", "It goes with types of JSON, without 'json_schema'", param="schema")
         return self
 
     def constraint(self) -> Constraint | None:
         """What it asks for; None for any text."""
         if self.type == "text":
             return None
+        if self.schema_ is not None:
+            return Constraint(_json_schema(self.schema_), "response_format.schema")
         if self.json_schema is None or self.type == "json_object":
             return Constraint(Grammar(kind="json_object"), "response_format")
         return Constraint(_json_schema(self.json_schema.schema_), "response_format.json_schema.schema")

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from app.schemas.body import OpenAIBody
 from app.schemas.chat import MAX_MESSAGES, Message, Switches
-from app.schemas.sampling import TokenId, broken_rule
+from app.schemas.sampling import TokenIds, broken_rule
 from app.schemas.tools import MAX_TOOLS, Tool
 
 
@@ -36,4 +36,4 @@ class DetokenizeRequest(OpenAIBody):
     """Token ids to turn back into text, special tokens included."""
 
     model: str
-    tokens: list[TokenId]
+    tokens: TokenIds

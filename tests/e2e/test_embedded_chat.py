@@ -42,6 +42,15 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
 
 
+def test_banning_every_token_is_the_requests_own_fault(client: OpenAI) -> None:
+    every_token = {str(token_id): -100 for token_id in range(416)}
+
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=MODEL, messages=MESSAGES, logit_bias=every_token)
+
+    assert caught.value.code == "no_valid_token"
+
+
 def test_models_list_names_the_embedded_model_first(client: OpenAI) -> None:
     first = next(iter(client.models.list()))
 

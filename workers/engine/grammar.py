@@ -6,8 +6,10 @@ run again, and a preempted sequence goes on where it was.
 
 import json
 import logging
+import time
 from collections.abc import Sequence as Many
 from pathlib import Path
+from typing import Final
 
 import torch
 from llguidance import LLMatcher, LLTokenizer
@@ -20,6 +22,11 @@ from workers.protocol.specs import Grammar
 logger = logging.getLogger(__name__)
 
 _WORD_BITS = 32
+# What a grammar may take of the time of all streams: the library's limits bound the items of a step, and an ambiguous
+# grammar takes a time for each that grows with the output (0.4 s a token after 250 tokens of `e: e e e | e e | "a"`).
+# Most masks take less than 1 ms; the first ones of a large vocabulary some tens.
+MAX_SPENT_S: Final = 2.0
+MAX_SPENT_PER_TOKEN_S: Final = 0.02
 
 
 class Matcher:
@@ -27,6 +34,8 @@ class Matcher:
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
+        self._spent_s = 0.0
+        self._num_tokens = 0
 
     @property
     def may_end(self) -> bool:
@@ -40,14 +49,28 @@ class Matcher:
 
     def mask(self) -> Tensor:
         """One bit per token that may come next: (words,), int32 on the CPU, the lowest bit first."""
+        began_s = time.thread_time()
         bits = bytearray(self._matcher.compute_bitmask())
+        self._spend(time.thread_time() - began_s)
         self._check()
         return torch.frombuffer(bits, dtype=torch.int32)
 
     def accept(self, token_id: int) -> None:
         """Go on by one token of the output."""
+        began_s = time.thread_time()
         self._matcher.consume_token(token_id)
+        self._num_tokens += 1
+        self._spend(time.thread_time() - began_s)
         self._check()
+
+    def _spend(self, seconds: float) -> None:
+        self._spent_s += seconds
+        if self._spent_s > MAX_SPENT_S + MAX_SPENT_PER_TOKEN_S * self._num_tokens:
+            raise WorkerError(
+                WorkerErrorCode.INVALID_REQUEST,
+                f"the grammar takes too long to follow: {self._spent_s:.1f} s for {self._num_tokens} tokens; make it "
+                "less ambiguous",
+            )
 
     def _check(self) -> None:
         if self._matcher.is_error():

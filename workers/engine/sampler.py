@@ -49,7 +49,7 @@ NONFINITE = Pick(
 _NO_VALID_TOKEN = Pick(
     error=RequestError(
         code=WorkerErrorCode.NO_VALID_TOKEN,
-        message="logit_bias, min_tokens and stop tokens together ban every token; relax one of them",
+        message="logit_bias, min_tokens, stop tokens and the output's form together ban every token; relax one of them",
     )
 )
 

@@ -31,6 +31,13 @@ async def reached(http: httpx.AsyncClient, name: str, value: float) -> bool:
     return True
 
 
+def posted(path: str, body: dict[str, Any]) -> bytes:
+    """A request as bytes."""
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: [::1]\r\ncontent-type: application/json\r\ncontent-length: {len(data)}"
+    return head.encode() + b"\r\n\r\n" + data
+
+
 MESSAGES = [{"role": "user", "content": "The little dog"}]
 LONG: dict[str, dict[str, Any]] = {
     "/v1/completions": completion(max_tokens=4000),
@@ -49,11 +56,25 @@ async def test_engine_stops_when_the_client_is_gone(
     cancelled = await metric(http, CANCELLED)
     address = urlsplit(served)
     _, writer = await asyncio.open_connection(address.hostname, address.port)
-    body = json.dumps({**LONG[path], "stream": stream}).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: [::1]\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
 
-    writer.write(head.encode() + b"\r\n\r\n" + body)
+    writer.write(posted(path, {**LONG[path], "stream": stream}))
     assert await reached(http, RUNNING, LONG[path].get("n", 1))
+    writer.transport.abort()
+
+    assert await reached(http, CANCELLED, cancelled + 1)
+    assert await reached(http, RUNNING, 0)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_client_that_has_asked_for_more_already_is_noticed_too(
+    http: httpx.AsyncClient, served: str, stream: bool
+) -> None:
+    cancelled = await metric(http, CANCELLED)
+    address = urlsplit(served)
+    _, writer = await asyncio.open_connection(address.hostname, address.port)
+
+    writer.write(posted("/v1/completions", completion(max_tokens=4000, stream=stream)) * 2)
+    assert await reached(http, RUNNING, 1)
     writer.transport.abort()
 
     assert await reached(http, CANCELLED, cancelled + 1)

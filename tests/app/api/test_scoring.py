@@ -1,7 +1,7 @@
 """What lm-eval and its kin read: scored prompts, token ids, timings, metrics."""
 
 import httpx
-from sse_reading import chat, completion
+from sse_reading import chat, completion, stream
 
 COMPLETIONS = "/v1/completions"
 
@@ -30,8 +30,13 @@ async def test_echoed_prompt_is_scored_token_by_token(http: httpx.AsyncClient) -
         assert logprob <= max(top.values())
     # the echo model is certain of its own prompt
     assert lists["token_logprobs"][1:] == [max(top.values()) for top in lists["top_logprobs"][1:]]
-    # the first token is the beginning, which the text does not show
-    assert lists["text_offset"][:3] == [0, 0, len(lists["tokens"][1])]
+    whole = [
+        (token, choice["text"][start:])
+        for token, start, _ in zip(lists["tokens"], lists["text_offset"], ids, strict=False)
+        if not token.startswith("bytes:")
+    ]
+    assert len(whole) > 5
+    assert all(text.startswith(token) for token, text in whole)
 
 
 async def test_scoring_only_generates_nothing(http: httpx.AsyncClient) -> None:
@@ -100,3 +105,14 @@ async def test_metrics_count_what_happened(http: httpx.AsyncClient) -> None:
     assert 'slimserve_memory_bytes{device="cpu",kind="other",variant="echo/main"}' in text
     assert 'slimserve_requests_total{finish_reason="length",status="ok",variant="echo/main"}' in text
     assert "slimserve_variant_info{" in text
+
+
+async def test_offsets_of_a_generated_stream_go_on(http: httpx.AsyncClient) -> None:
+    body = completion(temperature=0, logprobs=0)
+
+    *events, _ = await stream(http, "/v1/generate", body)
+    whole = (await http.post("/v1/generate", json=body)).json()
+
+    offsets = [offset for event in events for offset in event["logprobs"]["text_offset"]]
+    assert offsets == whole["logprobs"]["text_offset"]
+    assert len(set(offsets)) > 1

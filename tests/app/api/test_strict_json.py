@@ -1,10 +1,11 @@
 """JSON as the standard has it, and a name for every way of breaking it."""
 
+import contextlib
 import time
 
 import pytest
 
-from app.api.strict_json import nests_deeper_than, parse_json
+from app.api.strict_json import MAX_NODES, check_structure, parse_json
 from app.errors import InvalidRequest
 
 
@@ -24,6 +25,10 @@ from app.errors import InvalidRequest
         pytest.param(b'{"a":' * 65 + b"1" + b"}" * 65, "json_too_deep", id="65-objects"),
         pytest.param(b"[" * 100_000, "json_too_deep", id="bottomless"),
         pytest.param(b'[{"a":' * 40 + b"1" + b"}]" * 40, "json_too_deep", id="mixed"),
+        pytest.param(b"[]" * 70 + b'"[[\\"[[', "invalid_json", id="unclosed-string"),
+        pytest.param(b"[]" * 70 + b'"[[\\', "invalid_json", id="unclosed-escape"),
+        pytest.param(b"[" + b"{}," * MAX_NODES + b"1]", "json_too_complex", id="too-many-objects"),
+        pytest.param(b"{" + b'"a":1,' * MAX_NODES + b'"b":1}', "json_too_complex", id="too-many-members"),
     ],
 )
 def test_broken_json_is_refused_by_name(body: bytes, code: str) -> None:
@@ -40,6 +45,7 @@ def test_broken_json_is_refused_by_name(body: bytes, code: str) -> None:
         pytest.param(b'"\\u0000"', "\0", id="nul"),
         pytest.param(b'"\\ud83d\\ude00"', "😀", id="surrogate-pair"),
         pytest.param(b'"' + b"[" * 1000 + b'"', "[" * 1000, id="brackets-in-a-string"),
+        pytest.param(b'"' + b":" * 140_000 + b'"', ":" * 140_000, id="colons-in-a-string"),
         pytest.param(b'["\\"[[", ' + b"[]," * 500 + b"1]", ['"[[', *[[]] * 500, 1], id="wide-but-flat"),
     ],
 )
@@ -60,10 +66,19 @@ def test_lone_surrogate_is_named_with_its_place() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"[" * 4_000_000, b"[]," * 1_300_000, b"[" * 2_000_000 + b"]" * 2_000_000, (b"[" * 60 + b"]" * 60) * 33_000],
+    [
+        pytest.param(b"[" * 4_000_000, id="open"),
+        pytest.param(b"[]," * 1_300_000, id="flat"),
+        pytest.param(b"[" * 2_000_000 + b"]" * 2_000_000, id="closed"),
+        pytest.param((b"[" * 60 + b"]" * 60) * 33_000, id="waves"),
+        pytest.param(b"[" * 65 + b'"' + b"a" * 4_000_000, id="unclosed-string"),
+        pytest.param(b"[" * 65 + b'"' + b'\\"' * 2_000_000, id="unclosed-string-of-quotes"),
+        pytest.param(b"[" * 65 + b'"' + b"\\" * 3_999_999, id="unclosed-string-of-backslashes"),
+    ],
 )
-def test_depth_of_megabytes_is_found_in_no_time(body: bytes) -> None:
+def test_structure_of_megabytes_are_looked_at_in_no_time(body: bytes) -> None:
     start_s = time.process_time()
-    nests_deeper_than(body, 64)
+    with contextlib.suppress(InvalidRequest):
+        check_structure(body)
 
     assert time.process_time() - start_s < 1

@@ -192,6 +192,9 @@ async def test_answer_that_never_stops_thinking_has_no_content(replay: httpx.Asy
 
     assert choice["message"]["content"] is None
     assert choice["message"]["reasoning"] == "hm hm"
+    body = saying("echo/text_arguments", "Yes.")
+    sent_back = {**body, "messages": [body["messages"][0], choice["message"], body["messages"][0]]}
+    assert (await replay.post(CHAT, json=sent_back)).status_code == 200
 
 
 async def test_load_chooses_the_parsers(replay: httpx.AsyncClient) -> None:

@@ -28,6 +28,14 @@ def test_url_without_scheme_or_host_is_refused_with_an_example(url: str) -> None
     assert failure.value.exit_code == 2
 
 
+@pytest.mark.parametrize("tail", ["", "/", "/v1", "/v1/"], ids=["plain", "slash", "openai", "openai-slash"])
+def test_openai_s_base_url_is_taken_for_the_server_s(tail: str) -> None:
+    client = Client(f"http://127.0.0.1:8080{tail}")
+
+    assert client.url == "http://127.0.0.1:8080"
+    client.close()
+
+
 def test_unreachable_server_says_how_to_start_one() -> None:
     client = Client("http://127.0.0.1:9")
 

@@ -25,6 +25,12 @@ def test_curl_line_samples_as_chat_does() -> None:
     assert (body["temperature"], body["top_p"], body["stream"]) == (0.7, 0.9, True)
 
 
+def test_curl_lines_send_a_key_where_one_is_asked_for() -> None:
+    lines = curl_lines("http://127.0.0.1:8080", "slimstory/bf16", has_keys=True)
+
+    assert all('-H "authorization: Bearer $SLIMSERVE_API_KEY"' in line for line in lines)
+
+
 @pytest.mark.parametrize(("args", "top_p"), [([], 0.9), (["--top-p", "0.5"], 0.5)], ids=["default", "given"])
 def test_chat_leaves_out_the_unlikely_tail(args: list[str], top_p: float, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []

@@ -2,11 +2,12 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from app.cli import http_server
 from app.cli.http_server import MAX_HEAD_BYTES, MAX_HEADERS, DrainingServer, bind, configure
 
 Reply = tuple[int, dict[str, object]]
@@ -64,8 +65,9 @@ async def read_reply(reader: asyncio.StreamReader) -> Reply:
         return int(head.split()[1]), json.loads(await reader.readexactly(length))
 
 
-@pytest.fixture
-async def running() -> AsyncIterator[Running]:
+@asynccontextmanager
+async def served() -> AsyncIterator[Running]:
+    """A running server, stopped at the end."""
     found = Running()
     task = asyncio.create_task(found.server.serve([found.sock]))
     await asyncio.wait_for(found.listening.wait(), 10)
@@ -73,6 +75,12 @@ async def running() -> AsyncIterator[Running]:
     found.app.release.set()
     found.server.should_exit = True
     await asyncio.wait_for(task, 10)
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Running]:
+    async with served() as found:
+        yield found
 
 
 def get(path: str = "/", *headers: str) -> bytes:
@@ -120,6 +128,56 @@ async def test_head_without_end_is_refused_before_it_ends(running: Running) -> N
     writer.close()
 
     assert (reply[0], code_of(reply)) == (431, "headers_too_large")
+
+
+@pytest.mark.parametrize("begin", [b"", get()], ids=["first", "after-another"])
+async def test_head_that_takes_too_long_gets_408(
+    running: Running, begin: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "HEAD_TIMEOUT_S", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+
+    writer.write(begin + b"GET / HTTP/1.1\r\nhost: loc")
+    replies = [await read_reply(reader) for _ in range(1 + bool(begin))]
+
+    assert (replies[-1][0], code_of(replies[-1])) == (408, "request_timeout")
+    assert await reader.read() == b""
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"\r\n", get("/", "content-length: 10")], ids=["nothing", "blanks", "body-of-an-answered-request"]
+)
+async def test_connection_that_owes_bytes_and_is_silent_is_closed(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "SILENCE_TIMEOUT_S", 0.05)
+    async with served() as running:
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+
+        writer.write(sent)
+        if b"GET" in sent:
+            assert (await read_reply(reader))[0] == 200
+            writer.write(b"{")
+
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+
+
+async def test_late_head_does_not_write_into_the_answer_before_it(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "HEAD_TIMEOUT_S", 0.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+
+    writer.write(get("/slow") + b"GET / HT")
+    await asyncio.wait_for(running.app.started.wait(), 10)
+    # the head is late in each of these turns
+    for _ in range(100):
+        await asyncio.sleep(0)
+    running.app.release.set()
+
+    assert (await read_reply(reader))[0] == 200
+    assert (await read_reply(reader))[0] == 408
+    writer.close()
 
 
 async def test_what_is_no_http_gets_400_in_the_shape_of_an_error(running: Running) -> None:

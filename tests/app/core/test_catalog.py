@@ -117,6 +117,21 @@ async def test_crash_restarts_by_itself_harms_no_other_and_a_crash_loop_fails(tm
         assert server.catalog.acquire("echo/b").worker is other
 
 
+async def test_what_is_named_at_the_start_is_told_by_the_name_that_requests_use(
+    server: Server, model_folder: Path
+) -> None:
+    before = server.loader.name_of(str(model_folder))
+    variant = await server.loader.load(LoadRequest(model=str(model_folder), name="fox"), wait=False)
+
+    assert before == "my-model"
+    assert variant.base == server.loader.name_of(str(model_folder)) == "fox"
+    assert [server.loader.name_of(name) for name in ("slimstory", "someone/Tiny", "nobody")] == [
+        "slimstory",
+        "tiny",
+        "nobody",
+    ]
+
+
 async def test_folder_becomes_a_base_named_after_it_once(server: Server, model_folder: Path) -> None:
     variant = await server.loader.load(LoadRequest(model=str(model_folder), dtype="fp32"), wait=False)
     again = await server.loader.load(LoadRequest(model=str(model_folder), dtype="fp32"), wait=False)

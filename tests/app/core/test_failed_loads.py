@@ -60,6 +60,8 @@ async def test_failed_registration_is_a_variant_with_its_reason_and_no_model(htt
     ):
         answer = await (http.get(path) if body is None else http.post(path, json=body))
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+    # nor is it suggested to anybody
+    assert "nothing/auto" not in (await http.post("/v1/load", json={"model": "nothin"})).text
     assert (await http.delete("/v1/variants/nothing/auto")).status_code == 200
     assert "nothing/auto" not in await ids(http, "/v1/variants")
 
@@ -88,3 +90,4 @@ def test_every_code_of_workers_becomes_an_http_error() -> None:
 
     assert all(isinstance(error, ApiError) for error in errors.values())
     assert errors[WorkerErrorCode.HUB_UNREACHABLE].headers == {"retry-after": "30"}
+    assert errors[WorkerErrorCode.NO_VALID_TOKEN].status == 400

@@ -1,7 +1,9 @@
 """Tokenizer folders: what is read from them, and how messages become prompts."""
 
+import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -45,6 +47,27 @@ async def test_long_text_is_encoded_like_a_short_one(model_folder: Path) -> None
 
     assert await model.encode(text, adds_special_tokens=True) == model.tokenizer.encode(text).ids
     assert model.fewest_tokens(text) <= len(model.tokenizer.encode(text).ids)
+
+
+async def test_long_texts_do_not_hold_up_the_event_loop(model_folder: Path) -> None:
+    model = load_text_model(model_folder)
+    encoding = asyncio.create_task(model.encode("The dog had a ball. " * 100_000, adds_special_tokens=True))
+
+    turns = await _turns_until_done(encoding)
+    decoding = asyncio.create_task(model.decode_long(await encoding))
+
+    # with the interpreter's lock held there are two or three: before it is taken, and after
+    assert turns > 100
+    assert await _turns_until_done(decoding) > 100
+    assert (await decoding).rstrip().endswith("The dog had a ball.")
+
+
+async def _turns_until_done(task: asyncio.Task[Any]) -> int:
+    turns = 0
+    while not task.done():
+        turns += 1
+        await asyncio.sleep(0)
+    return turns
 
 
 async def test_equal_folders_share_one_model_and_changed_ones_do_not(tmp_path: Path, sentence_piece: Tokenizer) -> None:

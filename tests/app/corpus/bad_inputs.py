@@ -44,6 +44,9 @@ JSON_BODIES = [
     Case("B20-depth-objects", post(CHAT, b'{"a":' * 1000 + b"1" + b"}" * 1000), 400, "json_too_deep"),
     Case("B21-depth-unclosed", post(CHAT, b"[" * 100_000), 400, "json_too_deep"),
     Case("B22-trailing", post(CHAT, b"{}x"), 400, "invalid_json"),
+    Case("B116-unclosed-string", post(CHAT, b"[" * 65 + b'"' + b"a" * 100), 400, "json_too_deep"),
+    Case("B117-too-many-objects", with_text('"metadata": [' + "{}," * 2**17 + "{}]"), 400, "json_too_complex"),
+    Case("B118-257-fields", post(CHAT, {str(number): 0 for number in range(257)}), 400, "json_too_complex"),
 ]
 
 MEDIA_TYPES = [
@@ -288,6 +291,22 @@ PROMPTS = [
     Case("B99-best-of", completion(best_of=2), 400, "unsupported_parameter", "best_of"),
     Case("B99-suffix", completion(suffix="x"), 400, "unsupported_parameter", "suffix"),
     Case("B99-mixed", completion(prompt=["a", 5]), 400, "invalid_type", "prompt[1]"),
+    Case("B119-a-million-bad-ids", completion(prompt=[1] + [-1] * 10**6), 400, "integer_below_min_value", "prompt[1]"),
+    Case("B120-too-many-ids", completion(prompt=[1] * (2**20 + 1)), 400, "array_above_max_length", "prompt"),
+    Case(
+        "B121-too-many-biases",
+        completion(logit_bias=dict.fromkeys(map(str, range(100_000)), "x")),
+        400,
+        "array_above_max_length",
+        "logit_bias",
+    ),
+    Case(
+        "B122-a-million-bad-tokens",
+        post("/detokenize", {"model": MODEL, "tokens": [-1] * 10**6}),
+        400,
+        "integer_below_min_value",
+        "tokens[0]",
+    ),
 ]
 
 JOBS = [
@@ -317,6 +336,8 @@ OTHERS = [
         "origin_not_allowed",
         type="permission_error",
     ),
+    Case("B123-two-hosts", raw("GET /v1/models HTTP/1.1", "host: x", "host: y"), 400, "invalid_host"),
+    Case("B124-gzip", post(CHAT, b"\x1f\x8b\x08", "content-encoding: gzip"), 415, "unsupported_media_type"),
     Case("B105-no-method", raw("/v1/models HTTP/1.1", "host: x"), 400, "invalid_http", closes=True),
     Case("B106-unknown-method", request("BREW", "/v1/models"), 400, "invalid_http", closes=True),
     Case("B107-http-2-preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "invalid_http", closes=True),
@@ -359,5 +380,5 @@ CASES = [*JSON_BODIES, *MEDIA_TYPES, *HTTP, *KEYS, *MODELS, *MESSAGES, *SAMPLING
 STREAMED = [
     streamed(case)
     for case in [*MODELS, *MESSAGES, *SAMPLING, *STRUCTURE, *PROMPTS]
-    if case.id.partition("-")[0] not in ("B92", "B93")
+    if case.id.partition("-")[0] not in ("B92", "B93", "B122")
 ]

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from app.api.chat import to_conversation
 from app.api.validation import to_invalid_request
+from app.core.tools.use import ToolUse
 from app.schemas.chat import ChatRequest
 from app.schemas.comparison import CompareGenerateBody, ConstraintsBody
 from app.schemas.completions import CompletionRequest
@@ -37,6 +39,15 @@ BAD_STRUCTURE = [
         id="schema-list",
     ),
     pytest.param({"response_format": "json"}, "invalid_type", "response_format", id="format-string"),
+    pytest.param(
+        {"response_format": {"type": "text", "schema": {}}}, "invalid_value", "response_format.schema", id="text-schema"
+    ),
+    pytest.param(
+        {"response_format": {"type": "json_schema", "schema": {}, "json_schema": {"schema": {}}}},
+        "invalid_value",
+        "response_format.schema",
+        id="two-schemas",
+    ),
     pytest.param({"structured_outputs": {}}, "invalid_value", "structured_outputs", id="nothing-asked"),
     pytest.param(
         {"structured_outputs": {"regex": "a", "choice": ["a"]}}, "invalid_value", "structured_outputs", id="two-asked"
@@ -192,16 +203,49 @@ def test_comparison_wants_one_base_and_one_prompt(body: dict[str, Any], code: st
 
 
 def test_openai_body_names_what_it_does_not_know() -> None:
-    body = ChatRequest.model_validate({**CHAT, "foo": 1, "user": "me"})
+    body = ChatRequest.model_validate({**CHAT, "foo": 1, "user": "me", "functions": None, "use_beam_search": False})
 
     assert body.unknown_fields() == ["foo"]
 
 
 def test_known_but_unsupported_fields_are_found_unless_they_ask_for_nothing() -> None:
     assert ChatRequest.first_unsupported({**CHAT, "functions": [], "audio": None}) is None
-    found = ChatRequest.first_unsupported({**CHAT, "functions": [{"name": "f"}]})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"functions": [{"name": "f"}]}, {"web_search_options": {}}, {"bad_words": ["x"]}, {"grammar": "root ::= x"}],
+    ids=lambda one: "".join(one),
+)
+def test_known_but_unsupported_fields_are_found(fields: dict[str, Any]) -> None:
+    found = ChatRequest.first_unsupported({**CHAT, **fields})
+
     assert found is not None
-    assert found[0] == "functions"
+    assert found[0] in fields
+
+
+def test_assistant_may_have_thought_and_said_nothing() -> None:
+    for name in ("reasoning", "reasoning_content"):
+        body = ChatRequest.model_validate(
+            {**CHAT, "messages": [USER, {"role": "assistant", "content": None, name: "Hm."}, USER]}
+        )
+
+        assert body.messages[1].for_template() == {
+            "role": "assistant",
+            "content": "",
+            "reasoning": "Hm.",
+            "reasoning_content": "Hm.",
+        }
+
+
+def test_reasoning_effort_reaches_the_template_unless_its_switch_says_another() -> None:
+    body = ChatRequest.model_validate({**CHAT, "reasoning_effort": "low"})
+    both = ChatRequest.model_validate(
+        {**CHAT, "reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}}
+    )
+
+    assert to_conversation(body, ToolUse()).switches == {"reasoning_effort": "low"}
+    assert to_conversation(both, ToolUse()).switches == {"reasoning_effort": "high"}
 
 
 def numbers(schema: Any) -> list[dict[str, Any]]:
@@ -236,6 +280,18 @@ TEXT = '{"type":"object","properties":{"b":{},"a":{}}}'
         pytest.param({"response_format": {"type": "text"}}, None, None, id="text"),
         pytest.param(
             {"response_format": {"type": "json_object"}}, Grammar(kind="json_object"), "response_format", id="object"
+        ),
+        pytest.param(
+            {"response_format": {"type": "json_object", "schema": {"enum": [1]}}},
+            Grammar(kind="json_schema", text='{"enum":[1]}'),
+            "response_format.schema",
+            id="object-of-a-schema",
+        ),
+        pytest.param(
+            {"response_format": {"type": "json_schema", "schema": {"enum": [1]}}},
+            Grammar(kind="json_schema", text='{"enum":[1]}'),
+            "response_format.schema",
+            id="schema-beside-its-type",
         ),
         pytest.param(
             {

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.workers.engine.character_tokenizer import EOS_ID, save_character_tokenizer, text_of
+from workers.engine import grammar
 from workers.engine.grammar import Grammars, Matcher, allowed_tokens
 from workers.protocol.errors import WorkerError, WorkerErrorCode
 from workers.protocol.specs import Grammar
@@ -167,6 +168,22 @@ def test_grammar_that_outgrows_its_limits_on_the_way_is_refused_from_there_on(to
         with pytest.raises(WorkerError, match="any further"):
             call()
     assert not matcher.is_complete
+
+
+def test_grammar_that_takes_the_time_of_all_streams_is_refused_from_there_on(
+    tokenizer_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammar, "MAX_SPENT_S", 0.1)
+    monkeypatch.setattr(grammar, "MAX_SPENT_PER_TOKEN_S", 0.0)
+    # each letter has more ways to belong to those before it
+    matcher = grammars_of(tokenizer_path).matcher(Grammar(kind="lark", text='start: e\ne: e e e | e e | "a"'))
+
+    with pytest.raises(WorkerError, match="takes too long") as caught:
+        follow(matcher, "a" * 400)
+
+    assert caught.value.code is WorkerErrorCode.INVALID_REQUEST
+    with pytest.raises(WorkerError, match="takes too long"):
+        matcher.mask()
 
 
 def test_words_of_the_vocabulary_that_look_special_are_text(tokenizer_path: str) -> None:
