@@ -23,7 +23,8 @@ from workers.protocol.specs import CompressSpec, InspectSpec
 
 @pytest.fixture
 async def supervisor() -> AsyncIterator[Supervisor]:
-    supervisor = Supervisor(Watch(step_timeout_s=60, load_timeout_s=60))
+    # jobs give way to everything else, and say nothing while they import torch
+    supervisor = Supervisor(Watch(step_timeout_s=500, load_timeout_s=500))
     await supervisor.start()
     yield supervisor
     await supervisor.stop()
