@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from app_servers import LOAD_TIMEOUT_S, echo_settings, running_server
+from budget_servers import hang_at_load
 
 from app import embedded
 from app.core import fit
@@ -52,6 +53,7 @@ async def test_embedded_base_is_there_and_its_name_means_its_default_cast(server
 
 
 async def test_concurrent_loads_are_one_load_and_unload_ends_it(server: Server) -> None:
+    hang_at_load(server)
     request = LoadRequest(model="slimstory")
 
     variants = await asyncio.gather(*(server.loader.load(request, wait=False) for _ in range(5)))
@@ -112,7 +114,7 @@ async def test_crash_restarts_by_itself_harms_no_other_and_a_crash_loop_fails(tm
         os.kill(second.pid, 9)
         await second.wait_gone()
         with pytest.raises(WorkerCrashed, match="has failed"):
-            await server.catalog.wait_ready("echo/a", 60)
+            await server.catalog.wait_ready("echo/a", LOAD_TIMEOUT_S)
         assert server.catalog.resolve("echo/a").state is VariantState.FAILED
         assert server.catalog.acquire("echo/b").worker is other
 
