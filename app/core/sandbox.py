@@ -14,8 +14,8 @@ from app.supervisor.environment import child_environment, child_folder
 
 logger = logging.getLogger(__name__)
 
-# A process that says nothing for this long is stuck. It ends by itself when a request has had its processor time, but on
-# a crowded machine that can be many times as long by the clock, and so can the imports of a fresh process.
+# A process that says nothing for this long is stuck. It ends by itself when a request has had its processor time, but
+# on a crowded machine that can be many times as long by the clock, and so can the imports of a fresh process.
 STALL_LIMIT_S: Final = 60.0
 
 

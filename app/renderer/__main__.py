@@ -26,7 +26,7 @@ def main(fd: int, time_limit_s: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel: SocketChannel[ToRenderer] = SocketChannel(socket.socket(fileno=fd), ToRenderer)
     while (request := channel.receive()) is not None:
-        # Of the processor and not by the clock: a crowded machine must not fail what is cheap. SIGPROF ends the process.
+        # Of the processor, not by the clock: a crowded machine must not fail what is cheap. SIGPROF ends the process.
         signal.setitimer(signal.ITIMER_PROF, time_limit_s)
         found = answer(request)
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from cli_server import CliServer
 
-from tests.job_processes import job_pid
+from tests.server_processes import job_pid
 
 pytestmark = pytest.mark.timeout(1800)
 

@@ -19,7 +19,7 @@ from app.core.server import Server
 from app.errors import Conflict, DiskFull, InvalidRequest, NotFound
 from app.schemas.jobs import JobObject, QuantizeBody
 from app.store import events
-from tests.job_processes import job_pid
+from tests.server_processes import job_pid
 
 
 def spec(server: Server, **fields: object) -> QuantizeSpec:

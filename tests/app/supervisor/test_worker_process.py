@@ -11,6 +11,7 @@ from dataclasses import replace
 import msgspec
 import psutil
 import pytest
+import torch
 
 from app.supervisor.stream import Stream, WorkerGone
 from app.supervisor.supervisor import Supervisor, Watch
@@ -84,7 +85,7 @@ async def threads_of_a_step(worker: Worker, stream: Stream, unlike: int = 0) -> 
 
 
 async def test_workers_share_the_cores_while_both_compute(supervisor: Supervisor) -> None:
-    spec = msgspec.structs.replace(echo_spec(), num_threads=os.cpu_count())
+    spec = msgspec.structs.replace(echo_spec(), num_threads=torch.get_num_threads())
     one, other = [await supervisor.start_worker(spec) for _ in range(2)]
     await asyncio.gather(one.wait_ready(), other.wait_ready())
 
