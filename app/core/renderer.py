@@ -1,4 +1,4 @@
-"""Chat templates, rendered in a process of their own, two seconds each."""
+"""Chat templates, rendered in a process of their own, with two seconds of the processor each."""
 
 from typing import Any, Final
 

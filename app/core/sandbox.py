@@ -1,4 +1,4 @@
-"""The front end's side of a renderer process: one request at a time, within a time limit, killed if it takes longer."""
+"""The front end's side of a renderer process: one request at a time, each with a limit of processor time."""
 
 import asyncio
 import logging
@@ -14,12 +14,16 @@ from app.supervisor.environment import child_environment, child_folder
 
 logger = logging.getLogger(__name__)
 
-# A fresh process imports jinja2 and llguidance before it reads a frame; a loaded machine can take seconds for that.
-START_LIMIT_S: Final = 15.0
+# A process that says nothing for this long is stuck. It ends by itself when a request has had its processor time, but
+# on a crowded machine that can be many times as long by the clock, and so can the imports of a fresh process.
+STALL_LIMIT_S: Final = 60.0
 
 
 class Sandbox:
-    """Starts its process at the first use and again after every death. time_limit_s: for one request."""
+    """Starts its process at the first use and again after every death.
+
+    time_limit_s: of the processor, for one request; a process that needs more ends.
+    """
 
     def __init__(self, time_limit_s: float) -> None:
         self.time_limit_s = time_limit_s
@@ -36,22 +40,21 @@ class Sandbox:
     async def ask(self, request: ToRenderer) -> FromRenderer | None:
         """The answer, or None if the process died over it or had to be killed. Raises Unavailable without a process."""
         async with self._turn:
-            limit_s = self.time_limit_s
             if self._protocol is None:
                 await self._start_process()
-                limit_s += START_LIMIT_S
-            return await self._answer_to(request, limit_s)
+            return await self._answer_to(request)
 
-    async def _answer_to(self, request: ToRenderer, limit_s: float) -> FromRenderer | None:
+    async def _answer_to(self, request: ToRenderer) -> FromRenderer | None:
         assert self._protocol is not None
-        self._answer = asyncio.get_running_loop().create_future()
+        arriving = self._answer = asyncio.get_running_loop().create_future()
         answer = None
         try:
             self._protocol.send(request)
-            async with asyncio.timeout(limit_s):
-                answer = await self._answer
-        except TimeoutError:
-            logger.warning("a %s took longer than %.0f s; the renderer is killed", type(request).__name__, limit_s)
+            # Not a time-out around the answer: after a stall of our own, that would drop one that has arrived.
+            await asyncio.wait({arriving}, timeout=STALL_LIMIT_S)
+            answer = arriving.result() if arriving.done() else None
+            if answer is None:
+                logger.warning("a %s took too long or too much memory; the renderer ends", type(request).__name__)
         finally:
             self._answer = None
             # also when the caller was cancelled: a late answer must not reach the next request
@@ -64,7 +67,7 @@ class Sandbox:
         ours, theirs = socket.socketpair()
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "app.renderer", str(theirs.fileno())),
+                *(sys.executable, "-m", "app.renderer", str(theirs.fileno()), str(self.time_limit_s)),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 sys.path.append(str(Path(__file__).parent.parent / "e2e"))
 from cli_server import CliServer, running_server
-from watched import watched_page
+from watched import PATIENCE_MS, watched_page
 
 # Chromium's own errands would look for its maker's hosts; its sandbox refuses to work for root.
 _ARGUMENTS = [
@@ -30,7 +30,7 @@ def browser() -> Iterator[Browser]:
     if not path:
         pytest.skip("SLIMSERVE_TEST_CHROMIUM names no Chromium; `make browser` finds one")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
+        chromium = playwright.chromium.launch(executable_path=path, args=_ARGUMENTS, timeout=PATIENCE_MS)
         yield chromium
         chromium.close()
 

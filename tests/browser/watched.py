@@ -6,7 +6,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page
 
-_PATIENCE_MS = 120_000
+# Seconds alone, minutes where other work shares two cores.
+PATIENCE_MS = 240_000
 
 
 @contextmanager
@@ -17,7 +18,7 @@ def watched_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
     """
     with browser.new_context(**context) as surroundings:
         page = surroundings.new_page()
-        page.set_default_timeout(_PATIENCE_MS)
+        page.set_default_timeout(PATIENCE_MS)
         failures: list[str] = []
         asked: list[str] = []
         page.on("pageerror", lambda error: failures.append(str(error)))

@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.server_processes import serving_pids
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Generous: a pipeline may run this beside other work on two cores.
 _DEADLINE_S = 240
@@ -31,11 +33,7 @@ class CliServer:
 
     def worker_pids(self) -> set[int]:
         """Processes that serve a variant now."""
-        return {
-            child.pid
-            for child in self.process.children(recursive=True)
-            if child.is_running() and child.cmdline()[1:4] == ["-m", "workers", "serve"]
-        }
+        return set(serving_pids(self.process))
 
     def variant(self, variant_id: str) -> dict[str, Any]:
         with self.client() as client:

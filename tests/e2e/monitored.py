@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 BASE = "slimstory"
 INT8: dict[str, Any] = {"method": "int8"}
 # Looks at a text, layer by layer, and so takes long enough for its progress to be seen.
-GPTQ: dict[str, Any] = {"method": "gptq", "calibration": {"num_samples": 4, "sequence_length": 64}}
+GPTQ: dict[str, Any] = {"method": "gptq", "calibration": {"num_samples": 16, "sequence_length": 128}}
 _DEADLINE_S = 300
 
 

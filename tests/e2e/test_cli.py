@@ -286,7 +286,7 @@ def test_second_server_on_the_same_data_exits_with_3(server: CliServer) -> None:
         env=environment_without_settings(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -51,4 +52,8 @@ def test_demo_shows_both_variants_and_leaves_no_process(tmp_path: Path) -> None:
     assert 0 < float(small[14]) < 0.1
     assert "Once upon a time" in result.stdout or len(re.findall(r"[A-Za-z]{2,}", result.stdout)) > 100
     server = json.loads((tmp_path / "server.json").read_text("utf-8"))
-    assert processes_of_session(server["pid"]) == []
+    # the kernel ends what is left when the server ends, a moment after it
+    until_s = time.monotonic() + 60
+    while left := processes_of_session(server["pid"]):
+        assert time.monotonic() < until_s, left
+        time.sleep(0.05)

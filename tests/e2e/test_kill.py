@@ -7,17 +7,20 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
-from cli_server import CliServer
+from cli_server import CliServer, running_server
 
 # Seconds alone, minutes where other work shares two cores.
 pytestmark = pytest.mark.timeout(900)
 
-_DETECTION_LIMIT_S = 1.0
-_NO_CHILD_AFTER_S = 5.0
+# What takes milliseconds alone. Less than the time-out after which a silent worker counts as hung, which is 180 s.
+_AT_ONCE_S = 60.0
+# 13 s for 256 tokens: the kill comes in the middle, on a machine of any speed.
+_SLOW_STEPS = "worker.step:hang=0.05"
 
 
 @dataclass
@@ -76,25 +79,25 @@ def load_second(server: CliServer) -> tuple[str, str, int, int]:
     return first["id"], answer.json()["id"], first_pid, second_pid
 
 
-def test_worker_killed_mid_stream_ends_it_with_an_error_and_harms_nothing_else(cli_server: CliServer) -> None:
-    first, second, first_pid, second_pid = load_second(cli_server)
-    num_tokens = cli_server.variant(first)["max_model_len"] // 2
+def test_worker_killed_mid_stream_ends_it_with_an_error_and_harms_nothing_else(tmp_path: Path) -> None:
+    with running_server(tmp_path, SLIMSERVE_FAULTS=_SLOW_STEPS) as server:
+        first, second, first_pid, second_pid = load_second(server)
 
-    with ThreadPoolExecutor(1) as pool:
-        neighbour = pool.submit(collect, cli_server, second, num_tokens)
-        hurt = collect(cli_server, first, num_tokens, kill_at_first=first_pid)
+        with ThreadPoolExecutor(1) as pool:
+            neighbour = pool.submit(collect, server, second, 128)
+            hurt = collect(server, first, 256, kill_at_first=first_pid)
 
-    assert hurt.errors == ["worker_crashed"]
-    assert "[DONE]" not in hurt.events
-    assert hurt.end_after_kill_s is not None
-    assert hurt.end_after_kill_s < _DETECTION_LIMIT_S
-    assert neighbour.result().errors == []
-    assert neighbour.result().events[-1] == "[DONE]"
-    again = cli_server.wait_for_state(first, "ready")
-    assert again["restarts"] == 1
-    assert second_pid in cli_server.worker_pids()
-    assert cli_server.variant(second)["restarts"] == 0
-    assert collect(cli_server, first, 8).events[-1] == "[DONE]"
+        assert hurt.errors == ["worker_crashed"]
+        assert "[DONE]" not in hurt.events
+        assert hurt.end_after_kill_s is not None
+        assert hurt.end_after_kill_s < _AT_ONCE_S
+        assert neighbour.result().errors == []
+        assert neighbour.result().events[-1] == "[DONE]"
+        again = server.wait_for_state(first, "ready")
+        assert again["restarts"] == 1
+        assert second_pid in server.worker_pids()
+        assert server.variant(second)["restarts"] == 0
+        assert collect(server, first, 8).events[-1] == "[DONE]"
 
 
 def test_front_end_killed_leaves_no_child(cli_server: CliServer) -> None:
@@ -102,7 +105,7 @@ def test_front_end_killed_leaves_no_child(cli_server: CliServer) -> None:
     children = cli_server.process.children(recursive=True)
 
     cli_server.process.kill()
-    _, alive = psutil.wait_procs(children, timeout=_NO_CHILD_AFTER_S)
+    _, alive = psutil.wait_procs(children, timeout=_AT_ONCE_S)
 
     assert len(children) >= 2
     assert alive == []

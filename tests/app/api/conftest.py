@@ -25,9 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a server whose variant `echo/main` repeats the prompt, 2 ms per token; at most 8 requests at once."""
+    """URL of a server whose variant `echo/main` repeats the prompt, 2 ms per token."""
     # a request that names the embedded model is to be refused, and not to load it
-    settings = {"SLIMSERVE_MAX_QUEUE": "8", "SLIMSERVE_AUTOLOAD": "false"}
+    settings = {"SLIMSERVE_AUTOLOAD": "false"}
     with running_echo(tmp_path_factory.mktemp("served"), settings) as (url, _):
         yield url
 
@@ -35,7 +35,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 async def http(served: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the served echo model."""
-    async with httpx.AsyncClient(base_url=served, timeout=60, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=served, timeout=300, trust_env=False) as client:
         yield client
 
 

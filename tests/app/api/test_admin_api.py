@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from app_servers import LONG_JOB
 
 from app import embedded
 
@@ -71,7 +72,7 @@ async def test_bad_body_is_refused_in_openai_s_shape(
 
 
 async def test_quantize_answers_202_with_the_job_and_its_events_end_with_it(client: httpx.AsyncClient) -> None:
-    body = {"model": "slimstory", "method": "int8", "name": "mine", "skip": ["*lm_head"]}
+    body = {"model": "slimstory", "name": "mine", "skip": ["*lm_head"], **LONG_JOB}
 
     accepted = await client.post("/v1/quantize", json=body, headers={"idempotency-key": "k"})
     again = await client.post("/v1/quantize", json=body, headers={"idempotency-key": "k"})
@@ -94,7 +95,7 @@ async def test_quantize_answers_202_with_the_job_and_its_events_end_with_it(clie
 
 
 async def test_newest_jobs_come_first_and_limit_counts_those_that_have_ended(client: httpx.AsyncClient) -> None:
-    bodies = [{"model": "slimstory", "method": "int8", "name": name} for name in ("one", "two", "three")]
+    bodies = [{"model": "slimstory", "name": name, **LONG_JOB} for name in ("one", "two", "three")]
     made = [(await client.post("/v1/quantize", json=body)).json()["id"] for body in bodies]
 
     for job in made[:2]:

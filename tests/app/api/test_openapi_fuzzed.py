@@ -69,7 +69,7 @@ def send_examples(url: str, operation: APIOperation, mode: GenerationMode) -> No
     @given(case=operation.as_strategy(generation_mode=mode))
     def send(case: schemathesis.Case) -> None:
         checks = [no_internal_error, status_code_conformance, response_schema_conformance]
-        case.call_and_validate(url, checks=checks, timeout=60)
+        case.call_and_validate(url, checks=checks, timeout=300)
 
     send()
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.timeout(LOAD_TIMEOUT_S)
 
 
 async def test_waiting_requests_begin_in_order_of_priority(tmp_path: Path) -> None:
-    async with running_app(echo_settings(tmp_path / "data", max_num_seqs=1)) as (_, client):
+    async with running_app(echo_settings(tmp_path / "data", max_num_seqs=1, echo_itl_s=0.02)) as (_, client):
         await client.post("/v1/load", json={"model": "echo/echo", "wait": True})
         ended: list[int] = []
 

@@ -11,6 +11,8 @@ from app.cli import http_server
 from app.cli.http_server import MAX_HEAD_BYTES, MAX_HEADERS, DrainingServer, bind, configure
 
 Reply = tuple[int, dict[str, object]]
+# Milliseconds alone, seconds on a crowded machine.
+PATIENCE_S = 60
 
 
 class SlowApp:
@@ -40,7 +42,7 @@ class Running:
         self.sock = bind("127.0.0.1", 0)
         self.port: int = self.sock.getsockname()[1]
         self.server = DrainingServer(
-            configure(self.app, drain_timeout_s=20),
+            configure(self.app, drain_timeout_s=PATIENCE_S),
             on_listening=self.listening.set,
             on_drain=lambda: self.heard.append("drain"),
         )
@@ -57,7 +59,7 @@ class Running:
 
 
 async def read_reply(reader: asyncio.StreamReader) -> Reply:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = next(
             int(line.split(":")[1]) for line in head.splitlines() if line.lower().startswith("content-length")
@@ -70,11 +72,11 @@ async def served() -> AsyncIterator[Running]:
     """A running server, stopped at the end."""
     found = Running()
     task = asyncio.create_task(found.server.serve([found.sock]))
-    await asyncio.wait_for(found.listening.wait(), 10)
+    await asyncio.wait_for(found.listening.wait(), PATIENCE_S)
     yield found
     found.app.release.set()
     found.server.should_exit = True
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, PATIENCE_S)
 
 
 @pytest.fixture
@@ -188,7 +190,7 @@ async def test_what_is_no_http_gets_400_in_the_shape_of_an_error(running: Runnin
 
 async def test_first_signal_drains_and_lets_a_request_finish(running: Running) -> None:
     answer = asyncio.create_task(running.exchange(get("/slow")))
-    await asyncio.wait_for(running.app.started.wait(), 10)
+    await asyncio.wait_for(running.app.started.wait(), PATIENCE_S)
 
     running.server.handle_exit(signal.SIGTERM, None)
     heard_at_once = list(running.heard)

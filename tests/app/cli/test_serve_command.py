@@ -107,7 +107,7 @@ def test_port_in_use_exits_with_4(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

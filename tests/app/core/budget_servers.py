@@ -15,7 +15,7 @@ from app.core.server import Server
 from app.core.variants import VariantState
 from app.settings import Settings
 
-HANGS_AT_LOAD = "worker.load:hang=100"
+HANGS_AT_LOAD = "worker.load:hang=3000"
 
 
 async def measured_echo_bytes(folder: Path) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from app_servers import LOAD_TIMEOUT_S, echo_settings, running_server
+from budget_servers import hang_at_load
 
 from app import embedded
 from app.core import fit
@@ -17,6 +18,7 @@ from app.core.server import Server
 from app.core.variants import VariantState
 from app.errors import Conflict, DoesNotFit, Forbidden, ModelNotFound, NotFound, Unavailable, WorkerCrashed
 from app.supervisor.restart import RestartPolicy
+from tests.server_processes import serving_pids
 
 DIES_AT_ONCE = "nonsense"
 
@@ -25,11 +27,6 @@ def make_dying(server: Server) -> None:
     """From now on every worker dies before it imports anything large."""
     restart = RestartPolicy(delays_s=(0.05,), max_crashes=3)
     server.supervisor.watch = replace(server.supervisor.watch, faults=DIES_AT_ONCE, restart=restart)
-
-
-def workers() -> list[psutil.Process]:
-    """Serving processes of a server in this process; the server that the routes' tests share is none of them."""
-    return [child for child in psutil.Process().children() if child.cmdline()[1:4] == ["-m", "workers", "serve"]]
 
 
 @pytest.fixture
@@ -52,13 +49,14 @@ async def test_embedded_base_is_there_and_its_name_means_its_default_cast(server
 
 
 async def test_concurrent_loads_are_one_load_and_unload_ends_it(server: Server) -> None:
+    hang_at_load(server)
     request = LoadRequest(model="slimstory")
 
     variants = await asyncio.gather(*(server.loader.load(request, wait=False) for _ in range(5)))
     await asyncio.sleep(0.5)
 
     assert {(variant.id, variant.state) for variant in variants} == {(variants[0].id, VariantState.LOADING)}
-    assert len(workers()) == 1
+    assert len(serving_pids(psutil.Process())) == 1
     with pytest.raises(Unavailable) as error:
         server.catalog.acquire("slimstory")
     assert error.value.code == "model_loading"
@@ -69,7 +67,7 @@ async def test_concurrent_loads_are_one_load_and_unload_ends_it(server: Server) 
     unloaded = await server.catalog.unload("slimstory", wait=True, force=False)
 
     assert unloaded.state is VariantState.REGISTERED
-    assert workers() == []
+    assert serving_pids(psutil.Process()) == []
 
 
 async def test_load_that_dies_fails_with_a_reason_and_can_be_tried_again(server: Server) -> None:
@@ -112,7 +110,7 @@ async def test_crash_restarts_by_itself_harms_no_other_and_a_crash_loop_fails(tm
         os.kill(second.pid, 9)
         await second.wait_gone()
         with pytest.raises(WorkerCrashed, match="has failed"):
-            await server.catalog.wait_ready("echo/a", 60)
+            await server.catalog.wait_ready("echo/a", LOAD_TIMEOUT_S)
         assert server.catalog.resolve("echo/a").state is VariantState.FAILED
         assert server.catalog.acquire("echo/b").worker is other
 
@@ -209,4 +207,4 @@ async def test_model_that_does_not_fit_is_refused_before_a_process_starts(
         await server.loader.load(LoadRequest(model="slimstory"), wait=False)
 
     assert server.catalog.resolve("slimstory").state is VariantState.REGISTERED
-    assert workers() == []
+    assert serving_pids(psutil.Process()) == []

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
-from app_servers import echo_settings, running_server
+from app_servers import LONG_JOB, echo_settings, running_server
 
 from app.core import quantization
 from app.core.compress_request import resolve_spec
@@ -19,7 +19,7 @@ from app.core.server import Server
 from app.errors import Conflict, DiskFull, InvalidRequest, NotFound
 from app.schemas.jobs import JobObject, QuantizeBody
 from app.store import events
-from tests.job_processes import job_pid
+from tests.server_processes import job_pid
 
 
 def spec(server: Server, **fields: object) -> QuantizeSpec:
@@ -46,7 +46,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 async def test_cancel_ends_queued_and_running_jobs_and_leaves_no_files(server: Server) -> None:
-    running = await server.jobs.submit(spec(server), None)
+    running = await server.jobs.submit(spec(server, **LONG_JOB), None)
     queued = await server.jobs.submit(spec(server, name="second"), None)
     await wait_running(server, running.id)
 
@@ -56,7 +56,7 @@ async def test_cancel_ends_queued_and_running_jobs_and_leaves_no_files(server: S
     assert await states(server, running.id) == ["queued", "running", "cancelled"]
     assert await states(server, queued.id) == ["queued", "cancelled"]
     assert files_below(server.settings.data_dir) == []
-    assert server.catalog.find("slimstory/int8") is None
+    assert server.catalog.find(running.variant) is None
     with pytest.raises(Conflict) as error:
         await server.jobs.cancel(running.id)
     assert error.value.code == "job_finished"
@@ -65,7 +65,7 @@ async def test_cancel_ends_queued_and_running_jobs_and_leaves_no_files(server: S
 async def test_events_do_not_miss_an_end_that_comes_while_they_are_read(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await server.jobs.submit(spec(server), None)
+    await server.jobs.submit(spec(server, **LONG_JOB), None)
     queued = await server.jobs.submit(spec(server, name="second"), None)
     run = server.store.run
 
@@ -83,8 +83,7 @@ async def test_events_do_not_miss_an_end_that_comes_while_they_are_read(
 
 async def test_calibrated_job_is_cancelled_behind_its_first_module_and_leaves_no_files(server: Server) -> None:
     # Seconds per layer: the first module is a long way from the end.
-    calibration = {"num_samples": 64, "sequence_length": 256}
-    job = await server.jobs.submit(spec(server, method="gptq-int4-g32", calibration=calibration), None)
+    job = await server.jobs.submit(spec(server, **LONG_JOB), None)
     async for event in server.jobs.events(job.id, 0, ping_s=10):
         if event is not None and event.type == "progress":
             break
@@ -98,13 +97,13 @@ async def test_calibrated_job_is_cancelled_behind_its_first_module_and_leaves_no
 
 
 async def test_same_key_gives_the_same_job_and_another_body_a_conflict(server: Server) -> None:
-    first = await server.jobs.submit(spec(server), "key")
+    first = await server.jobs.submit(spec(server, **LONG_JOB), "key")
 
-    again = await server.jobs.submit(spec(server), "key")
+    again = await server.jobs.submit(spec(server, **LONG_JOB), "key")
     with pytest.raises(Conflict) as mismatch:
-        await server.jobs.submit(spec(server, seed=1), "key")
+        await server.jobs.submit(spec(server, **LONG_JOB, seed=1), "key")
     with pytest.raises(Conflict) as running:
-        await server.jobs.submit(spec(server), None)
+        await server.jobs.submit(spec(server, **LONG_JOB), None)
 
     assert again.id == first.id
     assert mismatch.value.code == "idempotency_mismatch"
@@ -115,7 +114,7 @@ async def test_same_key_gives_the_same_job_and_another_body_a_conflict(server: S
 async def test_stopped_server_queues_its_running_job_again_for_the_next_one(tmp_path: Path) -> None:
     settings = echo_settings(tmp_path)
     async with running_server(settings) as first:
-        job = await first.jobs.submit(spec(first), None)
+        job = await first.jobs.submit(spec(first, **LONG_JOB), None)
         await wait_running(first, job.id)
 
     # finished layers stay for the next server
@@ -128,9 +127,9 @@ async def test_stopped_server_queues_its_running_job_again_for_the_next_one(tmp_
         await second.jobs.cancel(job.id)
 
 
-async def killed_job(server: Server, kills: int) -> JobObject:
+async def killed_job(server: Server, kills: int, **fields: object) -> JobObject:
     """A job whose process gets SIGKILL in its first `kills` attempts, at its end."""
-    job = await server.jobs.submit(spec(server), None)
+    job = await server.jobs.submit(spec(server, **fields), None)
     for attempt in range(1, kills + 1):
         while (pid := job_pid(psutil.Process())) is None or (await server.jobs.get(job.id)).attempt != attempt:
             await asyncio.sleep(0.02)
@@ -152,7 +151,7 @@ async def test_job_whose_process_is_killed_goes_on_by_itself(server: Server) -> 
 
 
 async def test_job_that_dies_in_every_attempt_fails_with_the_reason(server: Server) -> None:
-    job = await killed_job(server, MAX_ATTEMPTS)
+    job = await killed_job(server, MAX_ATTEMPTS, **LONG_JOB)
 
     assert job.error is not None
     assert (job.state, job.error.code) == ("failed", "job_crashed")
@@ -161,7 +160,7 @@ async def test_job_that_dies_in_every_attempt_fails_with_the_reason(server: Serv
 
 
 async def test_follower_that_comes_back_continues_behind_its_last_event(server: Server) -> None:
-    job = await server.jobs.submit(spec(server), None)
+    job = await server.jobs.submit(spec(server, **LONG_JOB), None)
     await wait_running(server, job.id)
 
     async def follow() -> list[int]:

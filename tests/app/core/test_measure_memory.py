@@ -25,11 +25,12 @@ pytestmark = pytest.mark.timeout(600)
 async def for_two(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> AsyncIterator[Server]:
     """A server with room for two workers, of which `a` and then `b` are loaded.
 
-    The embedded model's is estimated at 1.1 of a stand-in's and holds half as much again.
+    The embedded model's is estimated at 1.1 of a stand-in's and holds 1.76, after a minute of timing 1.79. With the
+    estimate of one more that is to fit; three stand-ins at 3.1 are not.
     """
     echo_bytes = await measured_echo_bytes(folder / "probe")
     estimate_as(echo_bytes, monkeypatch)
-    budget = {"memory_bytes": int(2.9 * echo_bytes)}
+    budget = {"memory_bytes": int(3 * echo_bytes)}
     async with running_server(budget_for_two(folder / "data", echo_bytes, **budget, **changes)) as server:
         await load_echoes(server, "a", "b")
         yield server

@@ -17,6 +17,7 @@ from app.errors import InvalidRequest
 from app.schemas.jobs import JobObject, MeasureBody, QuantizeBody
 from app.schemas.reports import MeasurementObject
 from app.store import measurements
+from tests.server_processes import serving_pids
 
 SHORT = {"model": "slimstory", "quality": False, "streams": [2, 1, 2], "prompt_tokens": 8, "new_tokens": 2}
 
@@ -28,10 +29,6 @@ def spec(server: Server, **fields: object) -> MeasureJob:
 async def ended(server: Server, job_id: str) -> JobObject:
     _ = [event async for event in server.jobs.events(job_id, 0, ping_s=10)]
     return await server.jobs.get(job_id)
-
-
-def worker_pids() -> list[int]:
-    return [child.pid for child in psutil.Process().children() if child.cmdline()[1:4] == ["-m", "workers", "serve"]]
 
 
 async def test_variant_that_is_not_loaded_is_timed_on_a_worker_of_its_own_and_the_numbers_outlive_a_restart(
@@ -47,7 +44,7 @@ async def test_variant_that_is_not_loaded_is_timed_on_a_worker_of_its_own_and_th
         assert isinstance(result, MeasurementObject)
         assert result.speed is not None
         assert result.quality is None
-        assert worker_pids() == []
+        assert serving_pids(psutil.Process()) == []
         assert first.catalog.entry("slimstory").life.worker is None
     async with running_server(settings) as second:
         (row,) = await second.store.run(measurements.select_all)
@@ -72,14 +69,14 @@ async def test_variant_that_is_not_loaded_is_timed_on_a_worker_of_its_own_and_th
 
 async def test_loaded_variant_is_timed_on_the_worker_that_serves_it(server: Server) -> None:
     await server.loader.load(LoadRequest(model="slimstory"), wait=True)
-    before = worker_pids()
+    before = serving_pids(psutil.Process())
 
     job = await ended(server, (await server.jobs.submit(spec(server), None)).id)
 
     assert isinstance(job.result, MeasurementObject)
     assert job.result.speed is not None
     assert job.result.speed.was_serving
-    assert worker_pids() == before
+    assert serving_pids(psutil.Process()) == before
     assert server.catalog.resolve("slimstory").state == "ready"
 
 
@@ -93,7 +90,7 @@ async def test_cancelled_measurement_ends_its_worker(server: Server) -> None:
     cancelled = await server.jobs.cancel(job.id)
 
     assert cancelled.state == "cancelled"
-    assert worker_pids() == []
+    assert serving_pids(psutil.Process()) == []
     assert await server.store.run(measurements.select_all) == []
 
 

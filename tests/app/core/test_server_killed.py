@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -23,14 +22,16 @@ async def main():
     body = QuantizeBody(model="slimstory", method="int8")
     job = await server.jobs.submit(resolve_spec(body, server.catalog, server.settings), None)
     # It has bound its life to ours before it imports what makes it this large.
-    while not any(child.memory_info().rss > 2**26 for child in psutil.Process().children()):
+    while not (large := [child for child in psutil.Process().children() if child.memory_info().rss > 2**26]):
         await asyncio.sleep(0.01)
+    # so that it neither ends by itself nor sees its socket close: the kernel has to end it
+    large[0].suspend()
     print(job.id, flush=True)
     await asyncio.sleep(1000)
 
 asyncio.run(main())
 """
-NO_CHILD_AFTER_S = 5
+NO_CHILD_AFTER_S = 60
 
 
 @pytest.mark.timeout(900)
@@ -43,10 +44,9 @@ async def test_job_of_a_killed_server_is_run_again_and_publishes_once(tmp_path: 
         assert ["job" in child.cmdline() for child in children] == [True]
 
         server.kill()
-        killed_at_s = time.monotonic()
         _, alive = psutil.wait_procs(children, timeout=NO_CHILD_AFTER_S)
 
-    assert not alive, f"children are left {time.monotonic() - killed_at_s:.1f} s after the kill"
+    assert not alive, f"children are left {NO_CHILD_AFTER_S} s after the kill"
     async with running_server(echo_settings(tmp_path)) as second:
         async for _ in second.jobs.events(job_id, 0, ping_s=15):
             pass

@@ -74,8 +74,12 @@ async def test_every_level_runs_whole_rounds_of_requests_of_the_stated_length(se
         assert level.ttft_ms.num_values == level.tpot_ms.num_values == level.requests
         assert level.tokens_per_s == pytest.approx(level.requests * 4 / level.duration_s)
         assert level.tokens_per_joule is None
-    # echo takes 2 ms per token: nothing can be faster
-    assert (levels[0].tpot_ms.p50 or 0) >= 2.0
+    # Echo takes 2 ms per token, and ten requests in turn have three tokens each behind the first. By the clock of one
+    # request its tokens may come at once, if their reader was set aside.
+    alone = levels[0]
+    assert alone.duration_s >= 10 * 3 * 0.002
+    assert alone.tpot_ms.p50 is not None
+    assert alone.tpot_ms.p50 <= 1000 * alone.duration_s / 3
     assert [(tick.done, tick.total) for tick in ticks][-1] == (25, 25)
     assert company.found() == []
     assert worker.num_streams == 0

@@ -3,12 +3,12 @@
 import json
 import os
 import signal
-import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from app import embedded
+from app.core import sandbox
 from app.core.structured import GrammarChecker, in_lark, json_schema_grammar
 from app.core.text import TextModel, load_text_model
 from app.errors import InvalidRequest
@@ -71,18 +71,17 @@ async def test_schemas_can_be_parts_of_a_lark_grammar_that_names_the_model_s_tok
     await checker.check(Grammar(kind="lark", text=rules), text_model, param="tools")
 
 
-async def test_grammar_that_takes_too_long_is_stopped_and_the_next_one_is_checked(
-    checker: GrammarChecker, text_model: TextModel
+async def test_checker_that_does_not_answer_is_stopped_and_the_next_one_checks(
+    checker: GrammarChecker, text_model: TextModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await checker.check(Grammar(kind="regex", text="a"), text_model, param="here")
     process = checker._sandbox._process
     assert process is not None
-    checker._sandbox.time_limit_s = 0.1
     os.kill(process.pid, signal.SIGSTOP)
 
-    start_s = time.monotonic()
-    with pytest.raises(InvalidRequest, match="make it simpler"):
-        await checker.check(Grammar(kind="regex", text="b"), text_model, param="here")
+    with monkeypatch.context() as patched:
+        patched.setattr(sandbox, "STALL_LIMIT_S", 0.1)
+        with pytest.raises(InvalidRequest, match="make it simpler"):
+            await checker.check(Grammar(kind="regex", text="b"), text_model, param="here")
 
-    assert time.monotonic() - start_s < 10
     await checker.check(Grammar(kind="regex", text="b"), text_model, param="here")

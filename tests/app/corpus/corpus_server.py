@@ -12,6 +12,8 @@ SETTINGS = {
     "SLIMSERVE_API_KEYS": KEY,
     "SLIMSERVE_INFERENCE_KEYS": "infer",
     "SLIMSERVE_AUTOLOAD": "false",
+    # a long answer takes a minute and more: it still runs when the queue is looked at
+    "SLIMSERVE_ECHO_ITL_S": "0.02",
 }
 
 

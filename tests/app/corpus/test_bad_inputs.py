@@ -1,6 +1,7 @@
 """Every bad input over a raw socket against a running server: its answer, and that nobody else is harmed."""
 
 import time
+from itertools import pairwise
 
 import pytest
 from bad_inputs import CASES, STREAMED
@@ -9,7 +10,8 @@ from corpus_server import MAX_QUEUE, Server
 from raw_http import Connection, exchange, post, request
 
 pytestmark = pytest.mark.timeout(600)
-MAX_GROWTH_BYTES = 50 * 2**20
+# The table grew it by 0.03 MiB, and now and then by 6.
+MAX_GROWTH_BYTES = 10 * 2**20
 
 
 def check(url: str, case: Case) -> None:
@@ -57,8 +59,10 @@ def test_b41_every_wrong_key_gets_the_same_body(server: Server) -> None:
 
 
 def test_b53_loading_model_says_when_to_come_back(server: Server) -> None:
-    loading = exchange(server.url, post("/v1/load", {"model": "slimstory"}))
-    answer = exchange(server.url, chat(model="slimstory"))
+    with Connection(server.url) as connection:
+        # both at once, so that the second does not come when it has been loaded
+        connection.send(post("/v1/load", {"model": "slimstory"}) + chat(model="slimstory"))
+        loading, answer = connection.read_answer(), connection.read_answer()
 
     assert loading.status == 202
     assert (answer.status, answer.error["type"], answer.error["code"]) == (
@@ -117,11 +121,11 @@ def test_whole_table_does_not_grow_the_server(server: Server) -> None:
             check(server.url, case)
         return int(server.process.memory_info().rss)
 
-    # the first time fills caches
-    before = play()
-    after = play()
+    # The first time fills caches, and what an allocator keeps comes in steps; what leaks grows every time.
+    sizes = [play() for _ in range(4)]
+    growths = [after - before for before, after in pairwise(sizes)]
 
-    assert after - before < MAX_GROWTH_BYTES
+    assert min(growths) < MAX_GROWTH_BYTES
 
 
 def _wait_for_admitted(url: str, wanted: int) -> None:

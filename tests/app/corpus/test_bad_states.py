@@ -92,10 +92,12 @@ def test_b102_model_larger_than_memory_is_refused_at_once(server: Server) -> Non
 
 
 def test_b103_jobs_that_are_over_or_at_work_are_conflicts(server: Server) -> None:
-    accepted = exchange(server.url, quantize(name="twice"))
+    # tens of seconds, so that it is at work until it is cancelled
+    slow = {"method": "gptq-int4-g32", "calibration": {"num_samples": 64, "sequence_length": 256}}
+    accepted = exchange(server.url, quantize(name="twice", **slow))
     job = f"/v1/jobs/{accepted.json['id']}"
 
-    at_work = exchange(server.url, quantize(name="twice"))
+    at_work = exchange(server.url, quantize(name="twice", **slow))
     cancelled = exchange(server.url, request("POST", f"{job}/cancel"))
     over = exchange(server.url, request("POST", f"{job}/cancel"))
 

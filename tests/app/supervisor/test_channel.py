@@ -48,7 +48,7 @@ async def test_end_of_the_socket_is_told_once_after_the_last_message() -> None:
 
     theirs.sendall(encode_frame(loading(1)))
     theirs.close()
-    await asyncio.wait_for(peer.lost.wait(), 5)
+    await asyncio.wait_for(peer.lost.wait(), 60)
 
     assert peer.messages == [loading(1)]
     peer.protocol.send(Stop())
@@ -68,7 +68,7 @@ async def test_peer_that_breaks_the_protocol_is_cut_off(garbage: bytes) -> None:
     theirs = await peer.connect()
 
     theirs.sendall(encode_frame(loading(1)) + garbage + encode_frame(loading(2)))
-    await asyncio.wait_for(peer.lost.wait(), 5)
+    await asyncio.wait_for(peer.lost.wait(), 60)
 
     assert peer.messages == [loading(1)]
     assert theirs.recv(1) == b""

@@ -6,10 +6,12 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import msgspec
 import psutil
 import pytest
+import torch
 
 from app.supervisor.stream import Stream, WorkerGone
 from app.supervisor.supervisor import Supervisor, Watch
@@ -19,12 +21,14 @@ from workers.protocol.specs import EchoSpec, SamplingParams, ServeSpec
 
 # Dies before it imports anything large: the child refuses a fault that it does not understand.
 DIES_AT_ONCE = "nonsense"
+# Milliseconds alone, seconds on a crowded machine.
+PATIENCE_S = 120
 
 
 @pytest.fixture
 async def supervisor() -> AsyncIterator[Supervisor]:
-    # a worker's first step can take seconds on a crowded machine
-    supervisor = Supervisor(Watch(step_timeout_s=8.0, load_timeout_s=160))
+    # what comes within PATIENCE_S has not waited for a time-out
+    supervisor = Supervisor(Watch(step_timeout_s=2 * PATIENCE_S, load_timeout_s=2 * PATIENCE_S))
     await supervisor.start()
     yield supervisor
     await supervisor.stop()
@@ -48,7 +52,7 @@ async def start_echo(supervisor: Supervisor, itl_s: float = 0.01) -> Worker:
 async def read_to_the_end(stream: Stream) -> tuple[list[int], FinishReason]:
     token_ids: list[int] = []
     while True:
-        for update in await asyncio.wait_for(stream.get(), 20):
+        for update in await asyncio.wait_for(stream.get(), PATIENCE_S):
             token_ids += update.token_ids
             if update.finish_reason is not None:
                 return token_ids, update.finish_reason
@@ -75,13 +79,13 @@ async def test_streams_are_kept_apart_a_cancelled_one_ends_and_idleness_is_no_ha
 async def threads_of_a_step(worker: Worker, stream: Stream, unlike: int = 0) -> int:
     """Of the worker's newest step; waits for one with another number of threads than `unlike`."""
     while True:
-        await asyncio.wait_for(stream.get(), 20)
+        await asyncio.wait_for(stream.get(), PATIENCE_S)
         if worker.stats.num_threads != unlike:
             return worker.stats.num_threads
 
 
 async def test_workers_share_the_cores_while_both_compute(supervisor: Supervisor) -> None:
-    spec = msgspec.structs.replace(echo_spec(), num_threads=os.cpu_count())
+    spec = msgspec.structs.replace(echo_spec(), num_threads=torch.get_num_threads())
     one, other = [await supervisor.start_worker(spec) for _ in range(2)]
     await asyncio.gather(one.wait_ready(), other.wait_ready())
 
@@ -103,12 +107,9 @@ async def test_killed_worker_ends_its_streams_at_once(supervisor: Supervisor, ca
     streams = [worker.submit(generate(f"r{n}", 10_000)) for n in range(8)]
     await asyncio.gather(*(stream.get() for stream in streams))
 
-    killed_at_s = time.monotonic()
     os.kill(worker.pid, signal.SIGKILL)
     results = await asyncio.gather(*(read_to_the_end(stream) for stream in streams), return_exceptions=True)
 
-    # it takes milliseconds; a crowded machine gets slack, and a time-out would be 8 s
-    assert time.monotonic() - killed_at_s < 5
     assert [type(result) for result in results] == [WorkerGone] * 8
     assert "SIGKILL" in str(results[0])
     with pytest.raises(WorkerGone):
@@ -124,32 +125,39 @@ async def test_hung_worker_is_found_its_stacks_are_logged_and_it_is_killed(
     await stream.get()
 
     os.kill(worker.pid, signal.SIGSTOP)
-    stopped_at_s = time.monotonic()
+    # not before: the first step may take longer than this
+    supervisor.watch = replace(supervisor.watch, step_timeout_s=2.0)
     with pytest.raises(WorkerGone, match="no step for"):
         await read_to_the_end(stream)
-    found_after_s = time.monotonic() - stopped_at_s
+    quiet_s = time.monotonic() - worker.last_step_at_s
     # SIGUSR1 and SIGTERM wait until it runs again; then the stacks come first.
     os.kill(worker.pid, signal.SIGCONT)
-    await asyncio.wait_for(worker.wait_gone(), 15)
+    await asyncio.wait_for(worker.wait_gone(), PATIENCE_S)
 
-    assert 4 < found_after_s < 16
+    assert quiet_s > 2.0
     assert not psutil.pid_exists(worker.pid)
     assert "most recent call first" in caplog.text
 
 
-async def test_stop_lets_streams_end_and_cuts_off_those_that_take_too_long(supervisor: Supervisor) -> None:
+async def test_stop_lets_streams_end(supervisor: Supervisor) -> None:
     worker = await start_echo(supervisor)
-    short, endless = worker.submit(generate("short", 20)), worker.submit(generate("endless", 10_000))
+    short = worker.submit(generate("short", 20))
 
-    # the first step of a new worker can take seconds; the drain is to be long against the rest
-    await asyncio.wait_for(endless.get(), 60)
-    stopping = asyncio.create_task(worker.stop(drain_s=6.0))
+    await worker.stop(drain_s=PATIENCE_S)
 
     assert (await read_to_the_end(short))[1] is FinishReason.LENGTH
+    assert not psutil.pid_exists(worker.pid)
+
+
+async def test_stop_cuts_off_streams_that_take_too_long(supervisor: Supervisor) -> None:
+    worker = await start_echo(supervisor)
+    endless = worker.submit(generate("endless", 10_000))
+
+    await worker.stop(drain_s=0.2)
+
     with pytest.raises(WorkerGone) as gone:
         await read_to_the_end(endless)
     assert gone.value.is_deliberate
-    await stopping
     assert not psutil.pid_exists(worker.pid)
 
 
@@ -173,7 +181,7 @@ async def test_load_without_progress_is_ended(caplog: pytest.LogCaptureFixture) 
     worker = await supervisor.start_worker(echo_spec())
 
     with pytest.raises(WorkerGone, match="no progress of the load"):
-        await asyncio.wait_for(worker.wait_ready(), 20)
+        await asyncio.wait_for(worker.wait_ready(), PATIENCE_S)
 
     await supervisor.stop()
     assert not psutil.pid_exists(worker.pid)
