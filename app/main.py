@@ -81,7 +81,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state.renderer = Renderer()
     state.grammars = GrammarChecker()
     state.generation = Generation(state.server, state.texts, state.renderer, state.grammars, state.metrics)
-    live = LiveMetrics(state.server.catalog.list, state.server.jobs.running, state.generation.admission.admitted)
+    live = LiveMetrics(state.server.catalog.compared, state.server.jobs.running, state.generation.admission.admitted)
     state.job_counts = JobCounts()
     state.metrics.add_collector(live)
     state.metrics.add_collector(state.job_counts)

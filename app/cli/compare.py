@@ -204,7 +204,13 @@ def _choose(client: Client, body: Mapping[str, Any]) -> None:
 
 def _say_what_is_missing(found: Mapping[str, Any]) -> None:
     for row in found["data"]:
-        if row["missing"]:
+        otherwise = row["measured_otherwise"]
+        if otherwise:
+            note(
+                f"{row['variant']}: {_and(otherwise)} left out, measured in other circumstances than most variants "
+                "(text, windows, workload or machine); measure it as you measured the others"
+            )
+        elif row["missing"]:
             note(f"{row['variant']}: {_and(row['missing'])} not measured; run `slimserve measure {row['variant']}`")
         if row["neighbours"]:
             note(f"{row['variant']}: not alone when it was measured, {_and(row['neighbours'])} worked meanwhile")

@@ -16,6 +16,7 @@ from app.schemas.reports import Environment, MeasurementObject, Percentiles, Spe
 from app.settings import Settings
 from app.store import variants
 from app.store.variants import VariantRow
+from workers.protocol.messages import MeasureResult
 
 NAME = "slimstory"
 
@@ -49,6 +50,23 @@ def speed(tokens_per_s: float, peak_bytes: int) -> MeasurementObject:
         device="cpu", device_name="a CPU", num_cpus=1, num_threads=1, load_average=0, commit=None, software={}
     )
     return MeasurementObject(environment=environment, speed=report)
+
+
+def quality(text: str, perplexity: float, kl_mean: float) -> MeasurementObject:
+    result = MeasureResult(
+        perplexity=perplexity,
+        nll=1.0,
+        perplexity_interval=None,
+        num_tokens=1000,
+        num_windows=2,
+        window=512,
+        stride=256,
+        block_tokens=64,
+        base_perplexity=5.0,
+        kl_mean=kl_mean,
+        text_sha256=text,
+    )
+    return MeasurementObject(environment=speed(1.0, 1).environment, quality=result)
 
 
 async def add_variant(server: Server, name: str, weight_bytes: int, kl_mean: float) -> str:
@@ -117,6 +135,38 @@ async def test_comparison_marks_the_pareto_set_and_says_what_is_missing(
     assert rows[unmeasured]["missing"] == ["quality", "speed"]
     assert rows[small]["missing"] == ["quality"]
     assert rows[base]["bytes_on_disk"] > 1_000_000
+
+
+async def test_measurement_on_another_text_is_not_put_beside_the_others(
+    served: tuple[FastAPI, httpx.AsyncClient],
+) -> None:
+    app, client = served
+    server: Server = app.state.server
+    base = server.catalog.resolve(NAME).id
+    small = await add_variant(server, "int8", 900_000, 0.001)
+    smaller = await add_variant(server, "int4", 500_000, 0.09)
+    for name in (base, small, smaller):
+        server.catalog.measured(name, quality("stories", perplexity=5.0, kl_mean=0.0015))
+    server.catalog.measured(small, quality("passwords", perplexity=1093.0, kl_mean=0.5))
+
+    found = (await client.get("/v1/compare", params={"base": NAME})).json()
+
+    rows = {row["variant"]: row for row in found["data"]}
+    assert (rows[small]["perplexity"], rows[small]["kl_mean"]) == (5.0, 0.0015)
+    assert rows[small]["measured_otherwise"] == []
+
+    only_elsewhere = await add_variant(server, "new", 700_000, 0.01)
+    server.catalog.measured(only_elsewhere, quality("passwords", perplexity=1093.0, kl_mean=0.5))
+
+    found = (await client.get("/v1/compare", params={"base": NAME})).json()
+
+    row = next(row for row in found["data"] if row["variant"] == only_elsewhere)
+    gauges = (await client.get("/metrics")).text
+    assert "1093" not in gauges
+    assert f'slimserve_variant_perplexity{{variant="{small}"}} 5.0' in gauges
+    assert f'slimserve_variant_kl_mean{{variant="{only_elsewhere}"}} 0.01' in gauges
+    assert (row["perplexity"], row["kl_mean"], row["kl_source"]) == (None, 0.01, "verified")
+    assert (row["missing"], row["measured_otherwise"]) == (["quality", "speed"], ["quality"])
 
 
 @pytest.mark.parametrize(
