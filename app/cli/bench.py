@@ -14,7 +14,7 @@ from app.cli.client import Client
 from app.cli.closed_loop import Workload
 from app.cli.measure import Row, measure
 from app.cli.options import JsonOption, client_of
-from app.cli.terminal import CommandFailed, console, in_bytes, in_digits, in_ms, write_json
+from app.cli.terminal import CommandFailed, console, in_bytes, in_digits, in_ms, say_table, write_json
 
 
 def register(app: typer.Typer) -> None:
@@ -72,7 +72,7 @@ def bench(
     if as_json:
         write_json([asdict(row) for row in rows])
     else:
-        console().print(table(rows))
+        say_table(table(rows))
 
 
 def heldout_stories() -> list[str]:
