@@ -185,6 +185,41 @@ def test_live_charts_follow_the_traffic(page: Page, made: CliServer) -> None:
         expect(chart.locator(".line, .dot").first).to_be_attached()
 
 
+@pytest.mark.parametrize("width", [400, 800, 1400])
+def test_charts_are_seen_whole_at_any_width(browser: Browser, made: CliServer, width: int) -> None:
+    with watched_page(browser, made.url, viewport={"width": width, "height": 800}) as page:
+        for view in ("compare", "live"):
+            page.goto(f"{made.url}/#{view}")
+            figures = page.locator(f"#{view} figure:has(svg)")
+            expect(figures.first).to_be_visible()
+            for figure in figures.all():
+                card, drawing = figure.bounding_box(), figure.locator("svg").bounding_box()
+                assert card is not None
+                assert drawing is not None
+                assert card["x"] <= drawing["x"]
+                assert drawing["x"] + drawing["width"] <= card["x"] + card["width"]
+
+
+def test_comparison_says_what_was_measured_in_company_or_otherwise(page: Page, made: CliServer) -> None:
+    row = {
+        "variant": INT3,
+        **{"method": "rtn", "format": "int3", "bits": 3, "state": "ready", "is_pareto": True, "weight_bytes": 1},
+        **{"bits_per_weight": 3.5, "bytes_on_disk": 1, "peak_bytes": 1, "load_s": 1, "perplexity": None},
+        **{"perplexity_interval": None, "kl_mean": 0.5, "kl_mean_interval": None, "kl_source": "verified"},
+        "levels": [{"streams": 1, "tokens_per_s": 200, "ttft_ms": 1, "tpot_ms": 1, "tokens_per_joule": None}],
+        **{"top1_agreement": 0.5, "x_of_floor": 2, "neighbours": [BF16], "measured": 1},
+        **{"missing": ["quality"], "measured_otherwise": ["quality"]},
+    }
+    answer = {"base": "slimstory", "device": "cpu", "streams": 1, "objectives": [], "pareto": [], "data": [row]}
+    page.route("**/v1/compare?**", lambda route: route.fulfill(json=answer))
+    show(page, "Compare")
+
+    shown = page.locator("#compare tbody tr")
+    expect(shown).to_contain_text("200 (not alone)")
+    expect(shown.locator(f'[title*="{BF16} worked meanwhile"]')).to_be_visible()
+    expect(shown).to_contain_text("quality (measured otherwise)")
+
+
 def test_jobs_tell_their_outcome(page: Page, made: CliServer) -> None:
     show(page, "Jobs")
 
