@@ -63,9 +63,13 @@ async def generate_side_by_side(
 ) -> SideBySide:
     """Run the request on one variant after the other, so that none slows another down, and then score all answers.
 
+    A variant that is not loaded is loaded first, and the load is no part of its times.
     Raises ApiError as a request to any of them does.
     """
-    said = [await _run(generation, replace(request, model=one.id)) for one in variants]
+    said = []
+    for one in variants:
+        async with generation.serving(one.id):
+            said.append(await _run(generation, replace(request, model=one.id)))
     parent = _parent(catalog, variants[0].base)
     names = [run.variant.id for run, _ in said]
     reference = parent if parent in names else names[0]

@@ -190,6 +190,8 @@ async def test_comparison_comes_in_the_form_asked_for(
     if media_type == "text/csv":
         (row,) = csv.DictReader(answer.text.splitlines())
         assert (row["kl_mean"], row["peak_bytes"], row["missing"]) == ("0.0", "", "quality speed")
+        assert (row["format"], row["bits"]) in {("bf16", "16"), ("fp32", "32")}
+        assert (row["kl_mean_low"], row["measured"], row["measured_otherwise"]) == ("", "", "")
     if media_type == "text/markdown":
         heading, rule, row = answer.text.splitlines()
         assert heading.count("|") == rule.count("|") == row.count("|")
@@ -293,12 +295,24 @@ async def test_side_by_side_scores_each_answer_as_echo_would(served: tuple[FastA
     assert own["parent_logprobs"][parted] > other["parent_logprobs"][parted], "greedy takes the likeliest"
 
 
+async def test_time_of_a_load_is_no_part_of_an_answer(served: tuple[FastAPI, httpx.AsyncClient]) -> None:
+    _, client = served
+
+    found = await post(client, "/v1/compare/generate", variants=[NAME], prompt="The dog", max_tokens=2)
+
+    load_s = (await client.get(f"/v1/variants/{NAME}")).json()["load_s"]
+    (answer,) = found["data"]
+    # a load begins with a new process that imports torch: no bound of time, but whether it is in the number
+    assert 0 < answer["timings"]["queue_ms"] < 1000 * load_s
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code"),
     [
-        ("GET", "/v1/compare", None, 400, "invalid_value"),
+        ("GET", "/v1/compare", None, 400, "missing_required_parameter"),
         ("GET", "/v1/compare?base=nothing", None, 404, "base_not_found"),
-        ("GET", f"/v1/compare?base={NAME}&streams=0", None, 400, "invalid_value"),
+        ("GET", f"/v1/compare?base={NAME}&streams=0", None, 400, "integer_below_min_value"),
+        ("GET", f"/v1/compare?base={NAME}&streams=many", None, 400, "invalid_type"),
         ("GET", f"/v1/compare?base={NAME}&format=xml", None, 400, "invalid_value"),
         ("POST", "/v1/recommend", {"base": "nothing"}, 404, "base_not_found"),
         ("POST", "/v1/recommend", {"base": NAME, "max_kl": -1}, 400, "decimal_below_min_value"),
