@@ -86,6 +86,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state.metrics.add_collector(live)
     state.metrics.add_collector(state.job_counts)
     state.server.supervisor.observe_readiness(state.metrics.expect)
+    state.server.supervisor.observe_readiness(live.observe_ready)
     state.server.supervisor.observe_steps(live.observe_step)
     state.server.supervisor.observe_ends(live.forget_worker)
     await state.server.start()

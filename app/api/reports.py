@@ -46,7 +46,7 @@ async def list_reports(request: Request, variant: str | None = None, history: bo
             method=variants[row.variant].method,
             format=variants[row.variant].format,
             bits=variants[row.variant].bits,
-            bytes_on_disk=variants[row.variant].bytes_on_disk,
+            bytes_on_disk=variants[row.variant].bytes_on_disk or _base_bytes(server, variants[row.variant].base),
             created=row.created,
             values=row.values,
         )
@@ -54,3 +54,9 @@ async def list_reports(request: Request, variant: str | None = None, history: bo
         if row.variant in variants and wanted in (None, row.variant)
     ]
     return json_answer({"object": "list", "data": reports})
+
+
+def _base_bytes(server: Server, name: str) -> int:
+    """The files of a base, which are those of its casts."""
+    base = server.catalog.bases.get(name)
+    return 0 if base is None else base.bytes_on_disk

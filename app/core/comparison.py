@@ -106,7 +106,7 @@ class Comparison:
             is_pareto=is_pareto,
             weight_bytes=variant.weight_bytes,
             bits_per_weight=8 * variant.weight_bytes / variant.num_parameters,
-            bytes_on_disk=variant.bytes_on_disk or sum(size for size, _ in self.base.info.files.values()),
+            bytes_on_disk=variant.bytes_on_disk or self.base.bytes_on_disk,
             peak_bytes=None if report is None else report.peak_bytes,
             load_s=None if report is None else report.load_s,
             perplexity=None if quality is None else quality.perplexity,

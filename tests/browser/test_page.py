@@ -220,6 +220,68 @@ def test_comparison_says_what_was_measured_in_company_or_otherwise(page: Page, m
     expect(shown).to_contain_text("quality (measured otherwise)")
 
 
+def test_server_without_models_says_so_and_offers_only_what_works(page: Page, server: CliServer) -> None:
+    nothing = {"object": "list", "data": []}
+    page.route(re.compile("/v1/(bases|variants|jobs)"), lambda route: route.fulfill(json=nothing))
+    page.reload()
+
+    expect(page.locator("#variants")).to_contain_text("No models yet")
+    show(page, "Compare")
+    expect(page.locator("#compare")).to_contain_text("No models yet")
+    expect(page.locator("#compare").get_by_role("button")).to_have_count(0)
+
+
+def test_buttons_stay_in_sight_beside_long_names_and_labels_lie_on_none(page: Page, made: CliServer) -> None:
+    with made.client() as client:
+        variants = client.get("/v1/variants").json()
+        rows = client.get("/v1/compare?base=slimstory").json()
+    names = [f"slimstory/{number:02}-{'x' * 61}" for number in range(30)]
+    first, row_of_first = variants["data"][0], rows["data"][0]
+    variants["data"] += [{**first, "id": name} for name in names]
+    rows["data"] += [
+        {**row_of_first, "variant": name, "kl_mean": 0.1, "weight_bytes": 10**6 + 10**4 * index, "is_pareto": False}
+        for index, name in enumerate(names)
+    ]
+    page.route("**/v1/variants", lambda route: route.fulfill(json=variants))
+    page.route("**/v1/compare?**", lambda route: route.fulfill(json=rows))
+    page.reload()
+
+    delete = row(page, names[-1]).get_by_role("button", name="Delete")
+    expect(delete).to_be_attached()
+    table = page.locator("#variants .table").bounding_box()
+    button = delete.bounding_box()
+    assert table is not None
+    assert button is not None
+    assert button["x"] + button["width"] <= table["x"] + table["width"]
+
+    show(page, "Compare")
+    figure = page.locator("#compare figure").nth(1)
+    expect(figure.locator(".point")).to_have_count(len(rows["data"]))
+    boxes = [box for label in figure.locator(".point text").all() if (box := label.bounding_box()) is not None]
+    assert 0 < len(boxes) < len(rows["data"]), "some have no room"
+    for index, one in enumerate(boxes):
+        for other in boxes[index + 1 :]:
+            is_apart = abs(one["y"] - other["y"]) > 10 or (
+                one["x"] + one["width"] <= other["x"] + 1 or other["x"] + other["width"] <= one["x"] + 1
+            )
+            assert is_apart, (one, other)
+
+
+def test_recommendation_goes_with_its_base(page: Page, made: CliServer) -> None:
+    with made.client() as client:
+        bases = client.get("/v1/bases").json()
+    bases["data"].append({**bases["data"][0], "id": "other"})
+    page.route("**/v1/bases", lambda route: route.fulfill(json=bases))
+    page.reload()
+    show(page, "Compare")
+    page.get_by_role("button", name="Recommend").click()
+    expect(page.locator("#compare article")).to_contain_text("Limits")
+
+    page.get_by_label("Base", exact=True).select_option("other")
+
+    expect(page.locator("#compare article")).not_to_contain_text("Limits")
+
+
 def test_jobs_tell_their_outcome(page: Page, made: CliServer) -> None:
     show(page, "Jobs")
 

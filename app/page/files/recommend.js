@@ -14,11 +14,11 @@ const LIMITS = [
   ["streams", "at streams", 1],
 ];
 
-/** The form and its answer. base: a function that tells the name of the chosen base. */
+/** The form and its answer, which goes when another base is chosen. base: the select. */
 export function mountRecommend(base) {
   const answer = h("div", { "aria-live": "polite" });
   const fields = LIMITS.map(([name, label]) => field(label, h("input", { name, type: "number", min: 0, step: "any", class: "short" })));
-  const follow = actButton("Let auto follow this", () => store(base(), limits(form)));
+  const follow = actButton("Let auto follow this", () => store(base.value, limits(form)));
   const form = h(
     "form",
     { class: "bar" },
@@ -29,9 +29,10 @@ export function mountRecommend(base) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     act(event.submitter ?? follow, async () => {
-      answer.replaceChildren(...show(await call("POST", "v1/recommend", { base: base(), ...limits(form) })));
+      answer.replaceChildren(...show(await call("POST", "v1/recommend", { base: base.value, ...limits(form) })));
     });
   });
+  base.addEventListener("change", () => answer.replaceChildren());
   return h("article", { class: "card" }, h("h3", {}, "Which one do I need?"), form, answer);
 }
 

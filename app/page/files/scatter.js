@@ -22,8 +22,10 @@ export function scatter(points, { label, format, isMoreBetter }) {
   const worst = Math.max(...points.map((point) => point.kl), 10 * KNEE);
   const y = symlog(worst * 1.5, [size.height - size.bottom, size.top], KNEE);
   const title = `KL to the base against ${label}`;
-  const line = front(points, isMoreBetter).map((point) => `${x(point.x)},${y(point.kl)}`);
-  const placed = place(size, points.map((point) => ({ ...point, label: shortened(point.name), left: x(point.x), top: y(point.kl) })));
+  const along = front(points, isMoreBetter);
+  const line = along.map((point) => `${x(point.x)},${y(point.kl)}`);
+  const marks = points.map((point) => ({ ...point, label: shortened(point.name), left: x(point.x), top: y(point.kl), isFirst: along.includes(point) }));
+  const placed = place(size, marks, y);
   return svg(
     "svg",
     { class: "chart", viewBox: `0 0 ${size.width} ${size.height}`, role: "group", "aria-label": title },
@@ -42,26 +44,28 @@ export function front(points, isMoreBetter) {
 }
 
 /**
- * Labels stand right of their points, or left of them; where another label, a point or the axis' numbers are, on the nearest
- * free line above or below.
+ * Labels stand right of their points, or left of them; where another label, a point or an axis' numbers are, on the nearest
+ * free line above or below. One that has no room is left out, those off the line first: pointing at it tells its name.
  */
-function place(size, points) {
+function place(size, points, y) {
   const bottom = size.height - size.bottom;
   const taken = [
     { start: 0, width: size.width, baseline: bottom + 15 },
+    ...y.ticks().map((value) => ({ start: 0, width: size.left - 6, baseline: y(value) + 4 })),
     ...points.map(({ left, top }) => ({ start: left - 6, width: 12, baseline: top + 4 })),
   ];
   return points
-    .toSorted((a, b) => b.top - a.top)
+    .toSorted((a, b) => b.isFirst - a.isFirst || b.top - a.top)
     .map((point) => {
       const width = point.label.length * CHAR_WIDTH;
       const sides = [
         { start: point.left + 9, labelX: point.left + 9, anchor: "start" },
         { start: point.left - 9 - width, labelX: point.left - 9, anchor: "end" },
       ].filter(({ start }) => start > 4 && start + width < size.width - 4);
-      const lines = [0, -1, 1, -2, 2, -3, 3].map((line) => point.top + 4 + line * LINE);
+      const lines = [0, -1, 1, -2, 2].map((line) => point.top + 4 + line * LINE);
       const places = lines.flatMap((baseline) => sides.map((side) => ({ ...side, width, baseline })));
-      const chosen = places.find((one) => one.baseline > size.top && !taken.some((other) => isHit(one, other))) ?? places[0] ?? { labelX: size.width / 2, anchor: "middle", start: 0, width, baseline: point.top - LINE };
+      const chosen = places.find((one) => one.baseline > size.top && one.baseline < bottom + LINE && !taken.some((other) => isHit(one, other)));
+      if (!chosen) return { ...point, label: null };
       taken.push(chosen);
       return { ...point, ...chosen };
     });
@@ -82,6 +86,6 @@ function mark(point, text) {
     { class: `point ${point.color}`, tabindex: 0, role: "img", "aria-label": text },
     svg("title", {}, text),
     svg("circle", { cx: point.left, cy: point.top, r: 6, class: point.isPareto ? "member" : "" }),
-    svg("text", { x: point.labelX, y: point.baseline, "text-anchor": point.anchor }, point.label),
+    ...(point.label ? [svg("text", { x: point.labelX, y: point.baseline, "text-anchor": point.anchor }, point.label)] : []),
   );
 }

@@ -26,6 +26,8 @@ async def test_reports_are_the_newest_of_each_kind_and_with_history_all(settings
         (variant, "speed", 3),
     ]
     assert [one["values"]["x"] for one in every] == [1, 2, 3]
+    # it has no files of its own, and is loaded from its base's
+    assert newest[0]["bytes_on_disk"] > 1_000_000
 
 
 @pytest.mark.parametrize("name", ["slimstory/int9", "", "nope"])
