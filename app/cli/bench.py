@@ -13,7 +13,7 @@ from app import embedded
 from app.cli.client import Client
 from app.cli.closed_loop import Workload
 from app.cli.measure import Row, measure
-from app.cli.options import JsonOption, client_of
+from app.cli.options import JsonOption, client_of, text_of
 from app.cli.terminal import CommandFailed, console, in_bytes, in_digits, in_ms, say_table, write_json
 
 
@@ -56,7 +56,7 @@ def bench(
     the text and on how the model cuts it into tokens.
     """
     client = client_of(ctx)
-    texts = [text.read_text("utf-8")] if text else heldout_stories()
+    texts = [text_of(text)] if text else heldout_stories()
     workload = Workload(
         num_prompt_tokens=prompt_tokens,
         num_completion_tokens=tokens,

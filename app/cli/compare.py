@@ -57,6 +57,8 @@ def compare(
     """
     client = client_of(ctx)
     if prompt is not None:
+        if form in (Form.CSV, Form.MARKDOWN):
+            raise CommandFailed(f"answers to --prompt are no {form.value}; leave --format out, or take json")
         body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
         chosen = {"variants": variant} if variant else {"base": base}
         answers = client.post("/v1/compare/generate", {**body, **chosen})

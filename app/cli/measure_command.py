@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.jobs import describe, follow
-from app.cli.options import JsonOption, client_of
+from app.cli.options import JsonOption, client_of, text_of
 from app.cli.terminal import CommandFailed, in_bytes, say, write_json
 
 
@@ -52,7 +52,7 @@ def measure(
     client = client_of(ctx)
     body = {
         "model": model,
-        "text": None if text is None else text.read_text("utf-8"),
+        "text": None if text is None else text_of(text),
         "window": window,
         "stride": stride,
         "max_tokens": max_tokens,

@@ -54,7 +54,11 @@ def chosen_variants(catalog: Catalog, base: str | None, variants: Sequence[str] 
         raise NotFound(f"No base '{base[:64]}'; GET /v1/bases lists them.", code="base_not_found", param="base")
     ready = [one for one in known if one.state is VariantState.READY]
     if not ready:
-        raise Unavailable(f"No variant of '{base}' is loaded.", retry_after_s=5, code="model_not_loaded")
+        raise Unavailable(
+            f"No variant of '{base}' is loaded; load some, or name them in 'variants'.",
+            retry_after_s=5,
+            code="model_not_loaded",
+        )
     return ready
 
 

@@ -46,6 +46,14 @@ def test_table_is_never_cut_and_keeps_its_stars(columns: int, monkeypatch: pytes
     ]
 
 
+@pytest.mark.parametrize("form", ["csv", "markdown"])
+def test_form_that_answers_do_not_have_is_refused(form: str) -> None:
+    result = CliRunner().invoke(app, ["compare", "slimstory", "--prompt", "a", "--format", form])
+
+    assert result.exit_code == 1
+    assert f"answers to --prompt are no {form}" in result.stderr
+
+
 def test_variant_that_was_measured_otherwise_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     otherwise = {**row("a/b"), "perplexity": None, "measured_otherwise": ["quality"]}
     monkeypatch.setattr(Client, "get", lambda self, path: {"streams": 1, "data": [otherwise]})
