@@ -6,67 +6,29 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import made_reports
 import pytest
 from app_servers import running_app
 from fastapi import FastAPI
 
 from app.core.server import Server
 from app.core.variants import Quality
-from app.schemas.reports import Environment, MeasurementObject, Percentiles, SpeedLevel, SpeedReport
+from app.schemas.reports import MeasurementObject
 from app.settings import Settings
 from app.store import variants
 from app.store.variants import VariantRow
-from workers.protocol.messages import MeasureResult
 
 NAME = "slimstory"
 
 
 def speed(tokens_per_s: float, peak_bytes: int) -> MeasurementObject:
-    one = Percentiles(num_values=1, p50=10.0)
-    level = SpeedLevel(
-        streams=1, requests=1, duration_s=1, ttft_ms=one, tpot_ms=one, itl_ms=one, tokens_per_s=tokens_per_s
-    )
-    report = SpeedReport(
-        prompt_tokens=8,
-        new_tokens=2,
-        levels=[level],
-        load_s=1.0,
-        weight_bytes=1,
-        kv_cache_bytes=1,
-        process_bytes=1,
-        peak_bytes=peak_bytes,
-        bytes_on_disk=1,
-        bits_per_weight=8,
-        read_bytes_per_s=1e9,
-        floor_ms=1,
-        x_of_floor=10,
-        dtype="bf16",
-        lane="packed",
-        kernel="",
-        was_serving=True,
-        neighbours=[],
-    )
-    environment = Environment(
-        device="cpu", device_name="a CPU", num_cpus=1, num_threads=1, load_average=0, commit=None, software={}
-    )
-    return MeasurementObject(environment=environment, speed=report)
+    report = made_reports.speed(1, tokens_per_s=tokens_per_s, peak_bytes=peak_bytes)
+    return MeasurementObject(environment=made_reports.environment(), speed=report)
 
 
 def quality(text: str, perplexity: float, kl_mean: float) -> MeasurementObject:
-    result = MeasureResult(
-        perplexity=perplexity,
-        nll=1.0,
-        perplexity_interval=None,
-        num_tokens=1000,
-        num_windows=2,
-        window=512,
-        stride=256,
-        block_tokens=64,
-        base_perplexity=5.0,
-        kl_mean=kl_mean,
-        text_sha256=text,
-    )
-    return MeasurementObject(environment=speed(1.0, 1).environment, quality=result)
+    found = made_reports.quality(text, perplexity, kl_mean=kl_mean)
+    return MeasurementObject(environment=made_reports.environment(), quality=found)
 
 
 async def add_variant(server: Server, name: str, weight_bytes: int, kl_mean: float) -> str:

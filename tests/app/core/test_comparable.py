@@ -3,26 +3,11 @@
 from dataclasses import replace
 
 import msgspec
+from made_reports import environment, quality
+from made_reports import speed as report
 
 from app.core.comparable import common, merged, newest_with_distance, of_text, of_workload
 from app.core.variants import Speed
-from app.schemas.reports import Environment, Neighbour, Percentiles, SpeedLevel, SpeedReport
-from workers.protocol.messages import MeasureResult
-
-
-def quality(text: str, perplexity: float = 5.0, *, kl: float | None = 0.1, window: int = 512) -> MeasureResult:
-    return MeasureResult(
-        perplexity=perplexity,
-        nll=1.0,
-        perplexity_interval=None,
-        num_tokens=1000,
-        num_windows=2,
-        window=window,
-        stride=256,
-        block_tokens=64,
-        kl_mean=kl,
-        text_sha256=text,
-    )
 
 
 def speed(
@@ -33,34 +18,12 @@ def speed(
     company: tuple[str, ...] = (),
     commit: str = "a",
 ) -> Speed:
-    one = Percentiles(num_values=1, p50=float(peak))
-    report = SpeedReport(
-        prompt_tokens=128,
-        new_tokens=new_tokens,
-        levels=[
-            SpeedLevel(streams=n, requests=1, duration_s=1, ttft_ms=one, tpot_ms=one, itl_ms=one, tokens_per_s=peak)
-            for n in levels
-        ],
-        load_s=1,
-        weight_bytes=1,
-        kv_cache_bytes=1,
-        process_bytes=1,
-        peak_bytes=peak,
-        bytes_on_disk=1,
-        bits_per_weight=8,
-        read_bytes_per_s=1,
-        floor_ms=1,
-        x_of_floor=2.0 if 1 in levels else None,
-        dtype="bf16",
-        lane="packed",
-        kernel="",
-        was_serving=True,
-        neighbours=[Neighbour(variant=name, num_steps=1) for name in company],
+    """peak: bytes, and tokens per second, and the date."""
+    return Speed(
+        report=report(*levels, tokens_per_s=peak, peak_bytes=peak, new_tokens=new_tokens, company=company),
+        environment=environment(num_threads=threads, commit=commit),
+        created=float(peak),
     )
-    environment = Environment(
-        device="cpu", device_name="A", num_cpus=2, num_threads=threads, load_average=0, commit=commit, software={}
-    )
-    return Speed(report=report, environment=environment, created=float(peak))
 
 
 def test_measurement_on_another_text_is_left_out_and_an_earlier_one_counts() -> None:
@@ -88,7 +51,7 @@ def test_other_workload_or_other_threads_are_other_circumstances() -> None:
 
 
 def test_measurement_without_distance_hides_none_that_has_one() -> None:
-    full, plain = quality("a"), quality("a", kl=None)
+    full, plain = quality("a"), quality("a", kl_mean=None)
 
     assert newest_with_distance([full, plain]) is full
     assert newest_with_distance([plain]) is plain
