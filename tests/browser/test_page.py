@@ -267,6 +267,22 @@ def test_buttons_stay_in_sight_beside_long_names_and_labels_lie_on_none(page: Pa
             assert is_apart, (one, other)
 
 
+@pytest.mark.parametrize("button", ["Recommend", "Let auto follow this"])
+def test_refused_limit_is_told_in_the_form_and_covers_nothing(browser: Browser, made: CliServer, button: str) -> None:
+    with watched_page(browser, f"{made.url}", viewport={"width": 400, "height": 800}) as page:
+        page.keyboard.press("2")
+        streams = page.get_by_label("at streams")
+        streams.fill("0")
+        page.get_by_role("button", name=button).click()
+
+        expect(page.locator("#compare article").get_by_role("alert")).to_contain_text("'streams'")
+        expect(streams).to_be_focused()
+        expect(page.locator("#notices")).to_be_empty()
+        streams.fill("1")
+        page.get_by_role("button", name="Recommend").click(timeout=10_000)
+        expect(page.locator("#compare article")).to_contain_text("Limits")
+
+
 def test_recommendation_goes_with_its_base(page: Page, made: CliServer) -> None:
     with made.client() as client:
         bases = client.get("/v1/bases").json()

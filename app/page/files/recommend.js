@@ -1,7 +1,7 @@
 // What satisfies given limits, and what `<base>/auto` means.
 
 import { call } from "./api.js";
-import { act, actButton, field, notify } from "./dialog.js";
+import { field, notify, tryForm } from "./dialog.js";
 import { h } from "./dom.js";
 
 /** The limits: field of the API, label, factor from what people write. */
@@ -18,22 +18,25 @@ const LIMITS = [
 export function mountRecommend(base) {
   const answer = h("div", { "aria-live": "polite" });
   const fields = LIMITS.map(([name, label]) => field(label, h("input", { name, type: "number", min: 0, step: "any", class: "short" })));
-  const follow = actButton("Let auto follow this", () => store(base.value, limits(form)));
+  const problem = h("p", { class: "problem", role: "alert" });
+  const recommend = h("button", { type: "submit", class: "primary" }, "Recommend");
+  const follow = h("button", { type: "button", onclick: () => attempt(follow, () => store(base.value, limits(form))) }, "Let auto follow this");
+  const attempt = (button, work) => tryForm(form, problem, button, work);
   const form = h(
     "form",
     { class: "bar" },
     ...fields,
-    h("button", { type: "submit", class: "primary" }, "Recommend"),
+    recommend,
     follow,
   );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    act(event.submitter ?? follow, async () => {
+    attempt(recommend, async () => {
       answer.replaceChildren(...show(await call("POST", "v1/recommend", { base: base.value, ...limits(form) })));
     });
   });
   base.addEventListener("change", () => answer.replaceChildren());
-  return h("article", { class: "card" }, h("h3", {}, "Which one do I need?"), form, answer);
+  return h("article", { class: "card" }, h("h3", {}, "Which one do I need?"), form, problem, answer);
 }
 
 function limits(form) {
