@@ -13,6 +13,8 @@ _COLUMNS: Final[tuple[tuple[str, Callable[[ComparisonRow], Cell]], ...]] = (
     ("pareto", lambda row: row.is_pareto),
     ("state", lambda row: row.state),
     ("method", lambda row: row.method),
+    ("format", lambda row: row.format),
+    ("bits", lambda row: row.bits),
     ("bits_per_weight", lambda row: row.bits_per_weight),
     ("weight_bytes", lambda row: row.weight_bytes),
     ("bytes_on_disk", lambda row: row.bytes_on_disk),
@@ -28,6 +30,19 @@ _OF_LEVEL: Final[tuple[tuple[str, Callable[[LevelRow], Cell]], ...]] = (
     ("tokens_per_s", lambda level: level.tokens_per_s),
     ("ttft_ms", lambda level: level.ttft_ms),
     ("tpot_ms", lambda level: level.tpot_ms),
+    ("tokens_per_joule", lambda level: level.tokens_per_joule),
+)
+
+# What makes a table too wide for people.
+_CSV_ONLY: Final[tuple[tuple[str, Callable[[ComparisonRow], Cell]], ...]] = (
+    ("perplexity_low", lambda row: _bound(row.perplexity_interval, 0)),
+    ("perplexity_high", lambda row: _bound(row.perplexity_interval, 1)),
+    ("kl_mean_low", lambda row: _bound(row.kl_mean_interval, 0)),
+    ("kl_mean_high", lambda row: _bound(row.kl_mean_interval, 1)),
+    ("measured", lambda row: row.measured),
+    ("neighbours", lambda row: " ".join(row.neighbours)),
+    ("missing", lambda row: " ".join(row.missing)),
+    ("measured_otherwise", lambda row: " ".join(row.measured_otherwise)),
 )
 
 
@@ -35,11 +50,9 @@ def as_csv(found: ComparisonObject) -> str:
     """RFC 4180, with a heading; unknown numbers are empty, lists are joined by blanks."""
     stream = io.StringIO()
     writer = csv.writer(stream)
-    writer.writerow([*_headings(found), "neighbours", "missing"])
+    writer.writerow([*_headings(found), *(name for name, _ in _CSV_ONLY)])
     for row, cells in zip(found.data, _rows(found), strict=True):
-        writer.writerow(
-            ["" if cell is None else cell for cell in cells] + [" ".join(row.neighbours), " ".join(row.missing)]
-        )
+        writer.writerow("" if cell is None else cell for cell in (*cells, *(get(row) for _, get in _CSV_ONLY)))
     return stream.getvalue()
 
 
@@ -49,6 +62,10 @@ def as_markdown(found: ComparisonObject) -> str:
     lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
     lines += [f"| {' | '.join(_shown(cell) for cell in cells)} |" for cells in _rows(found)]
     return "\n".join(lines) + "\n"
+
+
+def _bound(interval: tuple[float, float] | None, index: int) -> float | None:
+    return None if interval is None else interval[index]
 
 
 def _levels(found: ComparisonObject) -> list[int]:

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from app.api.error_shapes import shaped
-from app.api.validation import clip
-from app.errors import ApiError, InvalidRequest
+from app.api.validation import clip, refused
+from app.errors import ApiError
 
 _encode = msgspec.json.Encoder().encode
 _JSON: Final = "application/json"
@@ -51,10 +51,9 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 async def _parameter_error(request: Request, error: Exception) -> Response:
     """Path and query parameters, which FastAPI checks itself."""
     assert isinstance(error, RequestValidationError)
-    loc = [str(step) for step in error.errors()[0]["loc"][1:]]
-    param = clip(".".join(loc)) or None
-    invalid = InvalidRequest(f"Invalid '{param}' in the URL.", code="invalid_value", param=param)
-    return error_response(invalid, request.scope)
+    # the first step of a place says only that it is in the URL
+    details = [{**detail, "loc": detail["loc"][1:]} for detail in error.errors()]
+    return error_response(refused(details), request.scope)
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:

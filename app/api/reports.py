@@ -27,9 +27,13 @@ async def measure(request: Request, body: Annotated[MeasureBody, Depends(json_bo
 
 
 @router.get("/v1/reports")
-async def list_reports(request: Request, variant: str | None = None) -> Response:
-    """The newest measurement of each kind on each device, oldest first; with `variant`, of that one."""
+async def list_reports(request: Request, variant: str | None = None, history: bool = False) -> Response:
+    """The newest measurement of each kind on each device, oldest first; with `variant`, of that one.
+
+    With `history`, those before the newest too.
+    """
     server: Server = request.app.state.server
+    wanted = None if variant is None else server.catalog.entry(variant).row.id
     variants = {variant.id: variant for variant in server.catalog.list()}
     rows = await server.store.run(measurements.select_all)
     reports = [
@@ -42,11 +46,17 @@ async def list_reports(request: Request, variant: str | None = None) -> Response
             method=variants[row.variant].method,
             format=variants[row.variant].format,
             bits=variants[row.variant].bits,
-            bytes_on_disk=variants[row.variant].bytes_on_disk,
+            bytes_on_disk=variants[row.variant].bytes_on_disk or _base_bytes(server, variants[row.variant].base),
             created=row.created,
             values=row.values,
         )
-        for row in rows
-        if row.variant in variants and variant in (None, row.variant)
+        for row in (rows if history else measurements.newest(rows))
+        if row.variant in variants and wanted in (None, row.variant)
     ]
     return json_answer({"object": "list", "data": reports})
+
+
+def _base_bytes(server: Server, name: str) -> int:
+    """The files of a base, which are those of its casts."""
+    base = server.catalog.bases.get(name)
+    return 0 if base is None else base.bytes_on_disk

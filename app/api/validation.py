@@ -1,5 +1,6 @@
 """What pydantic found wrong with a body, in OpenAI's words: a code names the rule, a param the field."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -31,7 +32,11 @@ BOUNDS: Final = {
 
 def to_invalid_request(error: ValidationError) -> InvalidRequest:
     """One answer for the whole body: code and param of the first rule broken, a sentence for each of the first ten."""
-    details = error.errors(include_url=False, include_input=False)
+    return refused(error.errors(include_url=False, include_input=False))
+
+
+def refused(details: Sequence[Any]) -> InvalidRequest:
+    """The same for details as pydantic lists them."""
     sentences = " ".join(_sentence(detail) for detail in details[:MAX_ERRORS])
     return InvalidRequest(sentences, code=_code(details[0]), param=_param(details[0]))
 
@@ -50,7 +55,8 @@ def _code(detail: Any) -> str:
         return "empty_array" if context["actual_length"] == 0 else "array_below_min_length"
     if kind in CODES:
         return CODES[kind]
-    if kind.endswith("_type"):
+    # a number in a URL is text that has to be parsed
+    if kind.endswith(("_type", "_parsing")):
         return "invalid_type"
     # a rule of our own carries the code as its type
     return kind if context.get("is_code") else "invalid_value"

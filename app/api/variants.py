@@ -68,7 +68,7 @@ def variant_object(variant: Variant) -> VariantObject:
         waiting=variant.waiting,
         quality=None
         if quality is None
-        else QualityObject(kl_mean=quality.kl_mean, top1_agreement=quality.top1_agreement, measured=quality.measured),
+        else QualityObject(kl_mean=variant.kl_mean, top1_agreement=variant.top1_agreement, measured=quality.measured),
         tool_parser=variant.tool_parser,
         reasoning_parser=variant.reasoning_parser,
     )

@@ -13,8 +13,8 @@ from app import embedded
 from app.cli.client import Client
 from app.cli.closed_loop import Workload
 from app.cli.measure import Row, measure
-from app.cli.options import JsonOption, client_of
-from app.cli.terminal import CommandFailed, console, in_bytes, in_digits, in_ms, write_json
+from app.cli.options import JsonOption, client_of, text_of
+from app.cli.terminal import CommandFailed, console, in_bytes, in_digits, in_ms, say_table, write_json
 
 
 def register(app: typer.Typer) -> None:
@@ -56,7 +56,7 @@ def bench(
     the text and on how the model cuts it into tokens.
     """
     client = client_of(ctx)
-    texts = [text.read_text("utf-8")] if text else heldout_stories()
+    texts = [text_of(text)] if text else heldout_stories()
     workload = Workload(
         num_prompt_tokens=prompt_tokens,
         num_completion_tokens=tokens,
@@ -72,7 +72,7 @@ def bench(
     if as_json:
         write_json([asdict(row) for row in rows])
     else:
-        console().print(table(rows))
+        say_table(table(rows))
 
 
 def heldout_stories() -> list[str]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from app.cli.client import Client
 from app.cli.options import JsonOption, client_of
-from app.cli.terminal import CommandFailed, console, in_bytes, in_digits, in_ms, note, say, write_json
+from app.cli.terminal import CommandFailed, in_bytes, in_digits, in_ms, note, say, say_table, write_json
 
 
 class Form(StrEnum):
@@ -57,6 +57,8 @@ def compare(
     """
     client = client_of(ctx)
     if prompt is not None:
+        if form in (Form.CSV, Form.MARKDOWN):
+            raise CommandFailed(f"answers to --prompt are no {form.value}; leave --format out, or take json")
         body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
         chosen = {"variants": variant} if variant else {"base": base}
         answers = client.post("/v1/compare/generate", {**body, **chosen})
@@ -73,7 +75,7 @@ def compare(
     if form is Form.JSON:
         write_json(found)
         return
-    console().print(table(found))
+    say_table(table(found))
     _say_what_is_missing(found)
 
 
@@ -181,10 +183,12 @@ def recommendation_lines(found: Mapping[str, Any]) -> list[str]:
     if not found["ranked"]:
         lines.append("no variant is known to satisfy them")
     lines += [f"no: {one['variant']}: {'; '.join(one['reasons'])}" for one in found["rejected"]]
-    lines += [
-        f"unknown: {one['variant']} has no {', '.join(one['missing'])}; run `slimserve measure {one['variant']}`"
-        for one in found["unmeasured"]
-    ]
+    streams = found["constraints"]["streams"]
+    for one in found["unmeasured"]:
+        # of the default levels or not, this measures the one that is asked for
+        level = f" --streams {streams}" if any("streams" in name for name in one["missing"]) and streams > 1 else ""
+        command = f"slimserve measure {one['variant']}{level}"
+        lines.append(f"unknown: {one['variant']} has no {', '.join(one['missing'])}; run `{command}`")
     base = found["base"]
     lines += [
         f"worth making: `slimserve quantize {base} --method {one['method']}`: {one['reason']}"
@@ -204,7 +208,13 @@ def _choose(client: Client, body: Mapping[str, Any]) -> None:
 
 def _say_what_is_missing(found: Mapping[str, Any]) -> None:
     for row in found["data"]:
-        if row["missing"]:
+        otherwise = row["measured_otherwise"]
+        if otherwise:
+            note(
+                f"{row['variant']}: {_and(otherwise)} left out, measured in other circumstances than most variants "
+                "(text, windows, workload or machine); measure it as you measured the others"
+            )
+        elif row["missing"]:
             note(f"{row['variant']}: {_and(row['missing'])} not measured; run `slimserve measure {row['variant']}`")
         if row["neighbours"]:
             note(f"{row['variant']}: not alone when it was measured, {_and(row['neighbours'])} worked meanwhile")

@@ -19,7 +19,7 @@ from app.cli.jobs import follow
 from app.cli.measure import measure
 from app.cli.models import describe
 from app.cli.quantize import outcome
-from app.cli.terminal import CommandFailed, console, note, say
+from app.cli.terminal import CommandFailed, console, note, say, say_table
 
 _HOST = "127.0.0.1"
 _PORT = 8080
@@ -112,7 +112,7 @@ def compare(client: Client, variants: list[dict[str, Any]]) -> None:
         if state != "ready":
             raise CommandFailed(f"{one['id']} is {state}, so it cannot be measured")
     rows = measure(client, variants, heldout_stories(), _WORKLOAD, _PERPLEXITY_TOKENS)
-    console().print(table(rows))
+    say_table(table(rows))
     say(
         f"medians of {_WORKLOAD.num_runs} requests of {_WORKLOAD.num_prompt_tokens} + "
         f"{_WORKLOAD.num_completion_tokens} tokens on {rows[0].device_name}; perplexity over "

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from app.cli.client import Client
 from app.cli.options import JsonOption, client_of
-from app.cli.terminal import CommandFailed, console, note, say, write_json
+from app.cli.terminal import CommandFailed, console, note, say, say_table, write_json
 
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -181,4 +181,4 @@ def _show_all(found: list[dict[str, Any]], *, as_json: bool) -> None:
         table.add_row(
             one["id"], one["kind"], one["variant"], one["state"], "-" if ratio is None else f"{100 * ratio:.0f} %"
         )
-    console().print(table)
+    say_table(table)

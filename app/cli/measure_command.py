@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.jobs import describe, follow
-from app.cli.options import JsonOption, client_of
+from app.cli.options import JsonOption, client_of, text_of
 from app.cli.terminal import CommandFailed, in_bytes, say, write_json
 
 
@@ -52,7 +52,7 @@ def measure(
     client = client_of(ctx)
     body = {
         "model": model,
-        "text": None if text is None else text.read_text("utf-8"),
+        "text": None if text is None else text_of(text),
         "window": window,
         "stride": stride,
         "max_tokens": max_tokens,
@@ -108,8 +108,9 @@ def _speed(variant: str, found: dict[str, Any], environment: dict[str, Any]) -> 
         said.append(f"streams {level['streams']}: {level['tokens_per_s']:.1f} tok/s, {', '.join(times)}")
     floor = "" if found["x_of_floor"] is None else f", {found['x_of_floor']:.1f} times the time to read them"
     said.append(
-        f"weights {in_bytes(found['weight_bytes'])} ({found['bits_per_weight']:.2f} bits each){floor}; at most "
-        f"{in_bytes(found['peak_bytes'])} in all; loaded in {found['load_s']:.1f} s"
+        f"weights {in_bytes(found['weight_bytes'])} in memory ({found['bits_per_weight']:.2f} bits each){floor}; "
+        f"{in_bytes(found['kv_cache_bytes'])} of KV cache; at most {in_bytes(found['peak_bytes'])} in all; "
+        f"{in_bytes(found['bytes_on_disk'])} on disk; loaded in {found['load_s']:.1f} s"
     )
     if found["neighbours"]:
         said.append("not alone: " + ", ".join(one["variant"] for one in found["neighbours"]) + " worked meanwhile")

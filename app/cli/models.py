@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from app.cli.options import JsonOption, client_of, source_of
-from app.cli.terminal import console, in_bytes, in_digits, note, say, write_json
+from app.cli.terminal import console, in_bytes, in_digits, note, say, say_table, write_json
 
 ModelArgument = Annotated[
     str, typer.Argument(help="A variant (name/int8), a base name, a local model folder, or an id on the hub.")
@@ -141,7 +141,7 @@ def _show(variants: Iterable[Mapping[str, Any]], *, as_json: bool, empty: str) -
     if as_json:
         write_json(rows)
     elif rows:
-        console().print(_table(rows))
+        say_table(_table(rows))
     else:
         note(empty)
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from app.cli.client import Client
+from app.cli.terminal import CommandFailed
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
@@ -34,3 +35,13 @@ def source_of(client: Client, model: str) -> str:
     """What the server is to be told."""
     path = whole_path(model)
     return model if path != model and is_known(client, model) else path
+
+
+def text_of(file: Path) -> str:
+    """What a text file of this machine says. Raises CommandFailed, with the path and why, for one that is none."""
+    try:
+        return file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise CommandFailed(f"{file} is no text in UTF-8: byte {error.start} is none of it") from error
+    except OSError as error:
+        raise CommandFailed(f"{file} cannot be read: {error.strerror}") from error

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from app.cli.models import DeviceOption, DtypeOption, KvCacheOption, MaxModelLenOption
 from app.cli.options import JsonOption, client_of
-from app.cli.terminal import CommandFailed, console, in_bytes, say, write_json
+from app.cli.terminal import CommandFailed, in_bytes, say, say_table, write_json
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +40,7 @@ def plan(
     if as_json:
         write_json(found)
     else:
-        console().print(_table(found))
+        say_table(_table(found))
         say(outcome(found))
     if not found["fits"]:
         raise CommandFailed(found["reason"])

@@ -8,7 +8,7 @@ import typer
 
 from app.cli.client import Client
 from app.cli.jobs import describe, follow
-from app.cli.options import client_of, is_known, whole_path
+from app.cli.options import client_of, is_known, text_of, whole_path
 from app.cli.terminal import CommandFailed, console, in_bytes, note, say
 
 _INTERRUPTED = 130
@@ -142,7 +142,7 @@ def _options(pairs: list[str], **named: float | bool | None) -> dict[str, Any]:
 def _calibration(file: Path | None, samples: int, sequence_length: int) -> dict[str, Any] | None:
     shape = {"num_samples": samples, "sequence_length": sequence_length}
     if file is not None:
-        return {"text": file.read_text("utf-8"), **shape}
+        return {"text": text_of(file), **shape}
     # Not sent where nothing was asked for: methods that look at no text refuse it.
     return shape if shape != _DEFAULT_SHAPE else None
 

@@ -4,13 +4,15 @@ import json
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 # Exit statuses, documented in docs/settings.md.
 BAD_SETTINGS = 2
 DATA_DIR_IN_USE = 3
 ADDRESS_NOT_AVAILABLE = 4
 
-# A pipe or a log has no width of its own; tables must not be cut there.
+# A pipe or a log has no width of its own.
 _WIDTH_WITHOUT_TERMINAL = 140
 
 
@@ -34,6 +36,13 @@ def console(*, stderr: bool = False) -> Console:
 def say(text: str = "") -> None:
     """One line of a command's result, exactly as it is: never wrapped, never read as markup."""
     console().print(text, markup=False, soft_wrap=True)
+
+
+def say_table(table: Table) -> None:
+    """A table as wide as what it says: a narrow terminal breaks its lines, but no cell is cut or left out."""
+    out = console()
+    out.width = max(out.width, Measurement.get(out, out.options.update(max_width=10_000), table).maximum)
+    out.print(table)
 
 
 def note(text: str) -> None:

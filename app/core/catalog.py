@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
@@ -15,7 +15,7 @@ from app.core.bases import Bases
 from app.core.choices import SUFFIX, Choices, choose, none_qualifies, qualified
 from app.core.comparison import Comparison
 from app.core.entries import ECHO, Entry, cast_row, echo_entry, entry_of
-from app.core.job_documents import MEASURE, SPEED
+from app.core.job_documents import MEASURE, VERIFICATION
 from app.core.load_request import LoadRequest
 from app.core.pulse import Pulse
 from app.core.registration import Registrations
@@ -29,6 +29,7 @@ from app.store import variants as variant_rows
 from app.store.bases import BaseRow
 from app.store.database import Store
 from app.store.folders import discard
+from app.store.measurements import MeasurementRow
 from app.store.variants import VariantRow
 from app.supervisor.supervisor import Supervisor
 from workers.protocol.messages import MeasureResult
@@ -61,17 +62,10 @@ class Catalog:
         await self.bases.start()
         await self.choices.start()
         rows = await self._store.run(variant_rows.select_all)
-        qualities = await self._store.run(measurements.select_kind, "verification")
-        measured = await self._store.run(measurements.select_kind, MEASURE)
         for row in rows:
-            self._add(row, _quality(qualities.get(row.id), measured.get(row.id)))
+            self._add(row, None)
         for found in await self._store.run(measurements.select_all):
-            if found.kind == SPEED:
-                self._entries[found.variant].speeds[found.device] = Speed(
-                    report=msgspec.convert(found.values, SpeedReport),
-                    environment=msgspec.convert(found.environment, Environment),
-                    created=found.created,
-                )
+            _recall(self._entries[found.variant], found)
         for footprint in await self._store.run(memory.select_all):
             self._entries[footprint.variant].measured[footprint.device] = footprint
         for base in self.bases.list():
@@ -220,8 +214,7 @@ class Catalog:
         if result.quality is not None:
             entry.quality = with_measurement(entry.quality, result.quality)
         if result.speed is not None:
-            speed = Speed(report=result.speed, environment=environment, created=time.time())
-            entry.speeds = {**entry.speeds, environment.device: speed}
+            _add_speed(entry, Speed(report=result.speed, environment=environment, created=time.time()))
 
     def entry(self, model: str) -> Entry:
         """The entry that a name means. Raises ModelNotFound, and Conflict for an `auto` that means none."""
@@ -244,6 +237,13 @@ class Catalog:
         """The variants of a base side by side. device: of the speeds; None is that of the newest measurement."""
         variants = [entry.snapshot() for entry in self._entries.values() if entry.row.base == base.name]
         return Comparison(base, variants, self._settings.device, device)
+
+    def compared(self) -> Sequence[Variant]:
+        """As `list`, with the measurements of quality that may stand side by side in place of the newest ones."""
+        compared = {
+            one.id: one for base in self.bases.list() for one in self.comparison(base).with_common_measurements()
+        }
+        return [compared.get(one.id, one) for one in self.list()]
 
     def find(self, variant_id: str) -> Entry | None:
         """The entry of exactly this id."""
@@ -342,8 +342,17 @@ class Catalog:
         self.registrations.forget(registration.name)
 
 
-def _quality(verified: dict[str, Any] | None, measured: dict[str, Any] | None) -> Quality | None:
-    quality = None
-    if verified is not None:
-        quality = Quality(kl_mean=verified["kl_mean"], top1_agreement=verified["top1_agreement"])
-    return quality if measured is None else with_measurement(quality, msgspec.convert(measured, MeasureResult))
+def _recall(entry: Entry, row: MeasurementRow) -> None:
+    """Show a stored measurement with its variant; they come oldest first."""
+    if row.kind == VERIFICATION:
+        entry.quality = Quality(kl_mean=row.values["kl_mean"], top1_agreement=row.values["top1_agreement"])
+    elif row.kind == MEASURE:
+        entry.quality = with_measurement(entry.quality, msgspec.convert(row.values, MeasureResult))
+    else:
+        report, environment = msgspec.convert(row.values, SpeedReport), msgspec.convert(row.environment, Environment)
+        _add_speed(entry, Speed(report=report, environment=environment, created=row.created))
+
+
+def _add_speed(entry: Entry, speed: Speed) -> None:
+    device = speed.environment.device
+    entry.speeds = {**entry.speeds, device: (*entry.speeds.get(device, ()), speed)}

@@ -1,13 +1,16 @@
 """The variants of a base side by side: what is known of each on one device, and what is not."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from app.core import fit
+from app.core.comparable import common, merged, newest_with_distance, of_text, of_workload
 from app.core.ranking import Candidate, LevelSpeed, objectives, pareto_set
-from app.core.variants import Quality, Speed, Variant, VariantState
+from app.core.variants import Quality, Variant, VariantState
 from app.schemas.comparison import ComparisonObject, ComparisonRow, LevelRow
 from app.store.bases import BaseRow
+from workers.protocol.messages import MeasureResult
 
 # How a variant's distance to its base is known.
 MEASURED: Final = "measured"
@@ -16,13 +19,32 @@ IS_BASE: Final = "is the base"
 
 
 class Comparison:
-    """The variants of one base, oldest first. device: as reports name it; quarantined variants are not compared."""
+    """The variants of one base, oldest first. device: as reports name it; quarantined variants are not compared.
+
+    Measurements count if they were made as those of most variants were: see app/core/comparable.py.
+    """
 
     def __init__(self, base: BaseRow, variants: Sequence[Variant], default_device: str, device: str | None) -> None:
         self.base = base
         self.variants = [one for one in variants if one.state is not VariantState.QUARANTINED]
+        self.quarantined = [one for one in variants if one.state is VariantState.QUARANTINED]
         self.default_dtype = fit.auto_dtype(base.info.dtype, default_device)
         self.device = device if device is not None else self._newest_device()
+        names = [one.id for one in self.variants]
+        texts = common([one.quality.history if one.quality else () for one in self.variants], of_text)
+        speeds = common([one.speeds.get(self.device, ()) for one in self.variants], of_workload)
+        self._results = dict(zip(names, map(newest_with_distance, texts), strict=True))
+        self._speeds = dict(zip(names, map(merged, speeds), strict=True))
+
+    def with_common_measurements(self) -> list[Variant]:
+        """The variants, each with the measurement of quality that counts here, or without any, as its history."""
+        found = ((one, self._results[one.id]) for one in self.variants)
+        return [
+            one
+            if one.quality is None
+            else replace(one, quality=replace(one.quality, history=() if result is None else (result,)))
+            for one, result in found
+        ]
 
     def candidates(self) -> list[Candidate]:
         """What ranking needs of each."""
@@ -30,7 +52,7 @@ class Comparison:
 
     def candidate(self, variant: Variant) -> Candidate:
         """One variant's numbers."""
-        speed = self._speed(variant)
+        speed = self._speeds.get(variant.id)
         peak_bytes = None if speed is None else speed.report.peak_bytes
         return Candidate(
             variant=variant.id,
@@ -40,7 +62,7 @@ class Comparison:
             memory_bytes=variant.estimated_bytes if peak_bytes is None else peak_bytes,
             is_memory_measured=peak_bytes is not None,
             kl=self._distance(variant)[0],
-            perplexity_increase=_increase(variant.quality, is_base=self.is_reference(variant)),
+            perplexity_increase=_increase(self._results.get(variant.id), is_base=self.is_reference(variant)),
             speeds={}
             if speed is None
             else {
@@ -67,10 +89,14 @@ class Comparison:
         )
 
     def _row(self, variant: Variant, is_pareto: bool | None) -> ComparisonRow:
-        speed, (kl, source) = self._speed(variant), self._distance(variant)
+        speed, (kl, source) = self._speeds[variant.id], self._distance(variant)
         report = None if speed is None else speed.report
-        quality = None if variant.quality is None else variant.quality.measured
-        missing = ["quality"] if quality is None else []
+        quality = self._results[variant.id]
+        missing = {"quality": quality is None, "speed": speed is None}
+        known = {
+            "quality": variant.quality is not None and bool(variant.quality.history),
+            "speed": self.device in variant.speeds,
+        }
         return ComparisonRow(
             variant=variant.id,
             method=variant.method,
@@ -80,7 +106,7 @@ class Comparison:
             is_pareto=is_pareto,
             weight_bytes=variant.weight_bytes,
             bits_per_weight=8 * variant.weight_bytes / variant.num_parameters,
-            bytes_on_disk=variant.bytes_on_disk or sum(size for size, _ in self.base.info.files.values()),
+            bytes_on_disk=variant.bytes_on_disk or self.base.bytes_on_disk,
             peak_bytes=None if report is None else report.peak_bytes,
             load_s=None if report is None else report.load_s,
             perplexity=None if quality is None else quality.perplexity,
@@ -88,43 +114,41 @@ class Comparison:
             kl_mean=kl,
             kl_mean_interval=None if quality is None else quality.kl_mean_interval,
             kl_source=source,
-            top1_agreement=_agreement(variant.quality, is_base=self.is_reference(variant)),
+            top1_agreement=_agreement(quality, variant.quality, is_base=self.is_reference(variant)),
             levels=[] if report is None else [LevelRow.of(level) for level in report.levels],
             x_of_floor=None if report is None else report.x_of_floor,
             neighbours=[] if report is None else [one.variant for one in report.neighbours],
             measured=None if speed is None else speed.created,
-            missing=[*missing, *(["speed"] if speed is None else [])],
+            missing=[name for name, is_missing in missing.items() if is_missing],
+            measured_otherwise=[name for name, is_missing in missing.items() if is_missing and known[name]],
         )
-
-    def _speed(self, variant: Variant) -> Speed | None:
-        return variant.speeds.get(self.device)
 
     def _distance(self, variant: Variant) -> tuple[float | None, str | None]:
         """KL to the base, and how it is known."""
-        quality = variant.quality
-        if quality is not None and quality.measured is not None and quality.measured.kl_mean is not None:
-            return quality.measured.kl_mean, MEASURED
+        quality, result = variant.quality, self._results.get(variant.id)
+        if result is not None and result.kl_mean is not None:
+            return result.kl_mean, MEASURED
         if self.is_reference(variant):
             return 0.0, IS_BASE
         return (None, None) if quality is None or quality.kl_mean is None else (quality.kl_mean, VERIFIED)
 
     def _newest_device(self) -> str:
         newest = max(
-            ((speed.created, device) for one in self.variants for device, speed in one.speeds.items()), default=None
+            ((speeds[-1].created, device) for one in self.variants for device, speeds in one.speeds.items()),
+            default=None,
         )
         return newest[1] if newest is not None else ""
 
 
-def _increase(quality: Quality | None, *, is_base: bool) -> float | None:
-    measured = None if quality is None else quality.measured
+def _increase(measured: MeasureResult | None, *, is_base: bool) -> float | None:
     if measured is not None and measured.base_perplexity is not None:
         return measured.perplexity / measured.base_perplexity - 1
     return 0.0 if is_base else None
 
 
-def _agreement(quality: Quality | None, *, is_base: bool) -> float | None:
-    if quality is not None and quality.measured is not None and quality.measured.top1_agreement is not None:
-        return quality.measured.top1_agreement
-    if quality is not None and quality.top1_agreement is not None:
-        return quality.top1_agreement
-    return 1.0 if is_base else None
+def _agreement(measured: MeasureResult | None, verified: Quality | None, *, is_base: bool) -> float | None:
+    if measured is not None and measured.top1_agreement is not None:
+        return measured.top1_agreement
+    if is_base:
+        return 1.0
+    return None if verified is None else verified.top1_agreement

@@ -29,7 +29,7 @@ ECHO_MAX_MODEL_LEN: Final = 4096
 class Entry:
     """folder: with config.json and weights. text_folder: with tokenizer.json. echo, and no base: a stand-in.
 
-    group_size: see Variant. speeds: by device, as measured.
+    group_size: see Variant. speeds: by device, oldest first.
     options: of its newest load, until somebody unloads it by name. measured: memory by device. is_leaving: it is being
     deleted.
     """
@@ -41,7 +41,7 @@ class Entry:
     text_folder: Path
     quality: Quality | None = None
     echo: EchoSpec | None = None
-    speeds: dict[str, Speed] = field(default_factory=dict)
+    speeds: dict[str, tuple[Speed, ...]] = field(default_factory=dict)
     group_size: int | None = None
     options: LoadRequest | None = None
     measured: dict[str, MemoryRow] = field(default_factory=dict)

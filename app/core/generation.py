@@ -103,6 +103,16 @@ class Generation:
             if run is not None:
                 self._metrics.ended(variant_id, status, run)
 
+    @asynccontextmanager
+    async def serving(self, model: str) -> AsyncIterator[None]:
+        """The variant that a name means, loaded first if it is not: requests within the block wait for no load.
+
+        Raises ApiError as a request does that is refused for want of its variant.
+        """
+        variant_id = await self._server.autoload.find(model)
+        async with self._server.autoload.serving(variant_id):
+            yield
+
     def _count_error(self, variant_id: str, error: ApiError, *, has_run: bool) -> None:
         if error.code == WorkerErrorCode.NONFINITE_LOGITS:
             self._metrics.nan_logits(variant_id)

@@ -14,6 +14,8 @@ from workers.protocol.recipes import Int8Recipe, Override, Recipe
 
 QUANTIZE: Final = "quantize"
 MEASURE: Final = "measure"
+# Kind of the stored numbers with which a variant was published.
+VERIFICATION: Final = "verification"
 # Kind of the stored numbers of a measurement that are no quality.
 SPEED: Final = "speed"
 # Phases of a measurement of speed.

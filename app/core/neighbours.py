@@ -58,3 +58,16 @@ class Company:
             Neighbour(variant=name, num_steps=steps[name], is_loading=name in self._loading)
             for name in sorted(busy | self._loading)
         ]
+
+
+def together(one: Iterable[Neighbour], other: Iterable[Neighbour]) -> list[Neighbour]:
+    """Who was busy in either of two stretches of time, with the steps of both."""
+    found: dict[str, Neighbour] = {}
+    for now in (*one, *other):
+        before = found.get(now.variant, Neighbour(variant=now.variant, num_steps=0))
+        found[now.variant] = Neighbour(
+            variant=now.variant,
+            num_steps=before.num_steps + now.num_steps,
+            is_loading=before.is_loading or now.is_loading,
+        )
+    return [found[name] for name in sorted(found)]

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from app.core.job_documents import MEASURE, SPEED, QuantizeSpec, encode, job_object, result_of, spec_of
+from app.core.job_documents import MEASURE, SPEED, VERIFICATION, QuantizeSpec, encode, job_object, result_of, spec_of
 from app.schemas.jobs import JobResultObject
 from app.schemas.reports import MeasurementObject
 from app.store import events, folders, jobs, measurements
@@ -67,13 +67,13 @@ def record(connection: sqlite3.Connection, job: JobRow) -> tuple[VariantRow, str
     variant_rows.delete(connection, row.id)
     variant_rows.insert(connection, row)
     quality = {"kl_mean": result.kl_mean, "kl_max": result.kl_max, "top1_agreement": result.top1_agreement}
-    measurements.put(connection, row.id, "verification", quality)
+    measurements.put(connection, row.id, VERIFICATION, quality)
     note(connection, jobs.finish(connection, job.id, JobState.PUBLISHING, JobState.SUCCEEDED))
     return row, replaced
 
 
 def record_measurement(connection: sqlite3.Connection, job: JobRow) -> None:
-    """The transaction that ends a measurement: its numbers, in place of earlier ones, and the job's end."""
+    """The transaction that ends a measurement: its numbers, behind earlier ones, and the job's end."""
     result = result_of(job)
     assert isinstance(result, MeasurementObject), "a publishing job has its result"
     if any(row.id == job.variant for row in variant_rows.select_all(connection)):

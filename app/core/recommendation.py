@@ -84,5 +84,6 @@ def _suggestions(
         made=[one for one in candidates if kinds[one.variant].kind == "compressed"],
         constraints=constraints,
         is_cuda=fit.is_cuda(comparison.device),
+        quarantined=[comparison.candidate(one) for one in comparison.quarantined],
     )
     return [SuggestionObject(method=one.method, reason=one.reason) for one in suggest(situation)]

@@ -54,7 +54,11 @@ def chosen_variants(catalog: Catalog, base: str | None, variants: Sequence[str] 
         raise NotFound(f"No base '{base[:64]}'; GET /v1/bases lists them.", code="base_not_found", param="base")
     ready = [one for one in known if one.state is VariantState.READY]
     if not ready:
-        raise Unavailable(f"No variant of '{base}' is loaded.", retry_after_s=5, code="model_not_loaded")
+        raise Unavailable(
+            f"No variant of '{base}' is loaded; load some, or name them in 'variants'.",
+            retry_after_s=5,
+            code="model_not_loaded",
+        )
     return ready
 
 
@@ -63,9 +67,13 @@ async def generate_side_by_side(
 ) -> SideBySide:
     """Run the request on one variant after the other, so that none slows another down, and then score all answers.
 
+    A variant that is not loaded is loaded first, and the load is no part of its times.
     Raises ApiError as a request to any of them does.
     """
-    said = [await _run(generation, replace(request, model=one.id)) for one in variants]
+    said = []
+    for one in variants:
+        async with generation.serving(one.id):
+            said.append(await _run(generation, replace(request, model=one.id)))
     parent = _parent(catalog, variants[0].base)
     names = [run.variant.id for run, _ in said]
     reference = parent if parent in names else names[0]

@@ -20,7 +20,7 @@ from app.supervisor.job import JobFailed
 from app.supervisor.stream import WorkerGone
 from app.supervisor.worker import Worker
 from workers.protocol.errors import WorkerErrorCode
-from workers.protocol.messages import FinishReason, Generate, JobProgress, SequenceUpdate
+from workers.protocol.messages import FinishReason, Generate, JobProgress, SequenceUpdate, StepStats
 from workers.protocol.specs import SamplingParams
 
 # A 90th percentile needs ten values, a 99th a hundred.
@@ -82,6 +82,8 @@ class SpeedTest:
         self._door = asyncio.Lock()
         self._num_requests = 0
         self._num_open = 0
+        # the step in which somebody else's request was seen last
+        self._shared: StepStats | None = None
 
     async def run(self, tokens: Sequence[int], on_progress: Callable[[JobProgress], None]) -> list[SpeedLevel]:
         """Every level, in order. tokens: of a text, longer than a prompt.
@@ -147,14 +149,19 @@ class SpeedTest:
             while True:
                 updates = await stream.get()
                 timeline.add(updates, time.monotonic() - submitted_s)
-                if self._worker.num_streams > self._num_open:
-                    self._company.share()
+                self._look_for_company()
                 if updates[-1].finish_reason is not None:
                     _check_end(updates[-1])
                     return timeline
         finally:
             self._num_open -= 1
             self._worker.cancel(request_id)
+
+    def _look_for_company(self) -> None:
+        """Once per step, though each of its streams has news of it."""
+        if self._worker.num_streams > self._num_open and self._worker.stats is not self._shared:
+            self._shared = self._worker.stats
+            self._company.share()
 
     def _prompts(self, tokens: Sequence[int]) -> Iterator[list[int]]:
         """Prompts that begin at different places of the text, and at others in the next measurement: no cached ones."""

@@ -4,6 +4,7 @@ Each rule looks at what was measured and says why it speaks; none of them knows 
 like any other.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -15,6 +16,12 @@ _ROOM_SHARE: Final = 0.25
 # From here on a GPU is limited by arithmetic, which 8-bit floats double and weights of few bits do not.
 _MANY_STREAMS: Final = 32
 _CALIBRATED: Final = frozenset({"gptq", "awq"})
+_AUTO: Final = "auto"
+# Bits per weight in groups of 32 with a scale of 16 bits. Above the last one an 8-bit variant is hardly larger.
+_GROUPED_4: Final = 4 + 16 / 32
+_GROUPED_8: Final = 8 + 16 / 32
+_BITS_STEP: Final = 0.25
+_MOST_BITS_BETWEEN: Final = 7.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,16 +34,18 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """What is known. base: the uncompressed variant. made: compressed ones, quarantined ones too."""
+    """What is known. base: the uncompressed variant. made: compressed ones. quarantined: those that nobody may use."""
 
     base: Candidate
     made: Sequence[Candidate]
     constraints: Constraints
     is_cuda: bool
+    quarantined: Sequence[Candidate] = ()
 
     def of_bits(self, bits: int, methods: frozenset[str] | None = None) -> list[Candidate]:
-        """Compressed variants of so many bits, of any method or of these."""
-        return [one for one in self.made if one.bits == bits and (methods is None or one.method in methods)]
+        """What has been made with so many bits by any method or by these, and be it in quarantine."""
+        tried = (*self.made, *self.quarantined)
+        return [one for one in tried if one.bits == bits and (methods is None or one.method in methods)]
 
     def is_near(self, candidate: Candidate) -> bool:
         """Whether the limits of quality are kept; the default limit where there is none."""
@@ -89,7 +98,8 @@ def _four_bits(situation: Situation) -> Suggestion | None:
 
 
 def _calibrated(situation: Situation) -> Suggestion | None:
-    far = [one for one in situation.of_bits(4) if one.method not in _CALIBRATED and not situation.is_near(one)]
+    known = _CALIBRATED | {_AUTO}
+    far = [one for one in situation.of_bits(4) if one.method not in known and not situation.is_near(one)]
     if not far or situation.of_bits(4, _CALIBRATED):
         return None
     return Suggestion(
@@ -107,6 +117,36 @@ def _smaller_groups(situation: Situation) -> Suggestion | None:
         method=f"{nearest.method}-int4-g32",
         reason=f"{nearest.variant} is the nearest with 4 bits and not near enough; groups of 32 have more scales",
     )
+
+
+def _between(situation: Situation) -> Suggestion | None:
+    """Where 8 bits are near enough and 4 are not, the mixture of both that should just be."""
+    limit = DEFAULT_MAX_KL if situation.constraints.max_kl is None else situation.constraints.max_kl
+    known = {bits: [one for one in situation.made if one.bits == bits and one.kl is not None] for bits in (4, 8)}
+    if _smaller_groups(situation) is not None:
+        return None
+    eight = [one for one in known[8] if (one.kl or 0.0) <= _ROOM_SHARE * limit]
+    if not eight or not known[4] or any(one.method == _AUTO for one in situation.made if situation.is_near(one)):
+        return None
+    four = min(known[4], key=lambda one: one.kl or 0.0)
+    if four.kl is None or four.kl <= limit:
+        return None
+    # as if each linear had the same share of the distance; those that are chosen have a larger one
+    share = 1 - limit / four.kl
+    bits = math.ceil((_GROUPED_4 + share * (_GROUPED_8 - _GROUPED_4)) / _BITS_STEP) * _BITS_STEP
+    while any(one.variant.endswith(f"/{_between_name(bits)}") for one in (*situation.made, *situation.quarantined)):
+        bits += _BITS_STEP
+    if bits > _MOST_BITS_BETWEEN:
+        return None
+    return Suggestion(
+        method=_between_name(bits),
+        reason=f"{eight[0].variant} uses {100 * (eight[0].kl or 0.0) / limit:.0f} % of the KL allowed, {limit:g}, and "
+        f"{four.variant} with {four.kl:.3g} too much; a choice of bits for each linear lies between",
+    )
+
+
+def _between_name(bits: float) -> str:
+    return f"{_AUTO}-{bits:g}bits-g32"
 
 
 def _fewer_bits_for_memory(situation: Situation) -> Suggestion | None:
@@ -149,4 +189,5 @@ _RULES: Final[tuple[Callable[[Situation], Suggestion | None], ...]] = (
     _calibrated,
     _smaller_groups,
     _four_bits,
+    _between,
 )

@@ -104,6 +104,4 @@ class TimedWorker:
 
 def bytes_on_disk(entry: Entry, base: BaseRow) -> int:
     """The variant's files; of a cast, which has none, those of its base."""
-    if not entry.is_cast:
-        return entry.row.disk_bytes
-    return sum(num_bytes for num_bytes, _ in base.info.files.values())
+    return base.bytes_on_disk if entry.is_cast else entry.row.disk_bytes

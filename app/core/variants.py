@@ -1,6 +1,6 @@
 """What a variant is: its states, the legal moves between them, and the record that the rest of the product sees."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -59,17 +59,22 @@ def move(now: VariantState, then: VariantState) -> VariantState:
 class Quality:
     """How near a variant is to its base, nats per token and share of equal tokens: as verified before it was published.
 
-    Of a cast, which is not verified, as measured. measured: by the newest POST /v1/measure.
+    None for a cast, which is not verified. history: by POST /v1/measure, oldest first.
     """
 
     kl_mean: float | None
     top1_agreement: float | None
-    measured: MeasureResult | None = None
+    history: tuple[MeasureResult, ...] = ()
+
+    @property
+    def measured(self) -> MeasureResult | None:
+        """By the newest POST /v1/measure."""
+        return self.history[-1] if self.history else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """The newest measurement of speed on one device. created: Unix seconds."""
+    """A measurement of speed on one device. created: Unix seconds."""
 
     report: SpeedReport
     environment: Environment
@@ -79,8 +84,8 @@ class Speed:
 def with_measurement(quality: Quality | None, result: MeasureResult) -> Quality:
     """The quality after a measurement; what was verified before stays."""
     if quality is None:
-        return Quality(kl_mean=result.kl_mean, top1_agreement=result.top1_agreement, measured=result)
-    return replace(quality, measured=result)
+        return Quality(kl_mean=None, top1_agreement=None, history=(result,))
+    return replace(quality, history=(*quality.history, result))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +97,7 @@ class Variant:
     what a load is expected to take; bytes_on_disk: its files, 0 for a cast, which has none of its own; weight_bytes:
     its tensors as they are stored. group_size: weights that share a scale, -1 for an output channel, None where the
     method has no groups. running, waiting: sequences right now. process_bytes: what the worker holds now;
-    measured_bytes: the most that one has held. speeds: by device, as measured. loading: how far a load is, while there
+    measured_bytes: the most that one has held. speeds: by device, oldest first. loading: how far a load is, while there
     is one. tool_parser, reasoning_parser: what reads calls and thinking in its answers, `auto` by its chat template.
     """
 
@@ -119,7 +124,7 @@ class Variant:
     quality: Quality | None = None
     loading: Loading | None = None
     weight_bytes: int = 0
-    speeds: Mapping[str, Speed] = field(default_factory=dict)
+    speeds: Mapping[str, Sequence[Speed]] = field(default_factory=dict)
     group_size: int | None = None
     tool_parser: str = AUTO
     reasoning_parser: str = AUTO

@@ -78,6 +78,10 @@ class LiveMetrics(Collector):
         self._num_admitted = num_admitted
         self._steps: dict[str, tuple[float, StepStats]] = {}
 
+    def observe_ready(self, variant_id: str) -> None:
+        """Called when a worker is ready: one that hangs in its first step has been without a step since then."""
+        self._steps[variant_id] = (time.monotonic(), StepStats())
+
     def observe_step(self, variant_id: str, step: Step) -> None:
         """Called for every step of every worker."""
         self._steps[variant_id] = (time.monotonic(), step.stats)
@@ -120,7 +124,7 @@ class LiveMetrics(Collector):
         running = _gauge("requests_running", "Sequences in the running batch.", "variant")
         waiting = _gauge("requests_waiting", "Sequences that wait for a place.", "variant")
         kv_usage = _gauge("kv_cache_usage_ratio", "Used share of the KV pages.", "variant")
-        age = _gauge("worker_last_step_age_seconds", "Since the worker's newest step.", "variant")
+        age = _gauge("worker_last_step_age_seconds", "Since the newest step, or since it was ready.", "variant")
         preemptions = CounterMetricFamily(
             "slimserve_preemptions", "Sequences put back for want of KV pages, by this worker.", labels=["variant"]
         )
@@ -165,7 +169,7 @@ def _quality(variants: list[LiveVariant]) -> Iterator[Metric]:
     size = _gauge("variant_weight_bytes", "Stored tensors.", "variant")
     kl = _gauge("variant_kl_mean", "KL(base || variant), nats per token.", "variant")
     agreement = _gauge("variant_top1_agreement", "Share of equal first choices, 0..1.", "variant")
-    perplexity = _gauge("variant_perplexity", "Of the newest measurement.", "variant")
+    perplexity = _gauge("variant_perplexity", "As measured, on the text of most variants.", "variant")
     for variant in variants:
         for gauge, value in (
             (size, variant.weight_bytes),

@@ -39,7 +39,8 @@ class ComparisonRow(Struct, frozen=True, kw_only=True):
 
     weight_bytes: as stored. peak_bytes, load_s, levels, x_of_floor, neighbours: of the report of speed (SpeedReport);
     measured: its date. kl_source: `measured`, `verified` before it was published (256 tokens), or `is the base`.
-    missing: `quality`, `speed`, what POST /v1/measure would add.
+    missing: `quality`, `speed`, what POST /v1/measure would add; measured_otherwise: which of these are known, but of
+    another text, windows, workload or machine than those of most variants.
     """
 
     variant: str
@@ -64,6 +65,7 @@ class ComparisonRow(Struct, frozen=True, kw_only=True):
     neighbours: list[str]
     measured: float | None
     missing: list[str]
+    measured_otherwise: list[str]
 
 
 class ComparisonObject(Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from workers.protocol.messages import MeasureResult
 
 
 class QualityObject(Struct, frozen=True, kw_only=True):
-    """Distance to the base as verified before publication: nats per token, share of equal tokens.
+    """Distance to the base, nats per token and share of equal tokens: as measured, else as verified before publication.
 
     measured: all that the newest POST /v1/measure found.
     """

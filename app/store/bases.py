@@ -18,6 +18,11 @@ class BaseRow:
     info: BaseInfo
     created: int
 
+    @property
+    def bytes_on_disk(self) -> int:
+        """Its files, which are those of its casts too."""
+        return sum(num_bytes for num_bytes, _ in self.info.files.values())
+
 
 def insert(connection: sqlite3.Connection, row: BaseRow) -> None:
     """A new base. Raises sqlite3.IntegrityError if the name is taken."""

@@ -1,12 +1,15 @@
-"""Rows of `measurements`: numbers about a variant, one row per kind and device."""
+"""Rows of `measurements`: numbers about a variant, of each kind and device the newest and those before it."""
 
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+
+# Per variant, kind and device: years for people, and a bound for a program that measures all the time.
+KEPT: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,29 +36,39 @@ def put(
     device: str = "",
     environment: Mapping[str, Any] | None = None,
 ) -> None:
-    """Store the numbers of one kind and device, in place of earlier ones."""
+    """Store the numbers of one kind and device behind earlier ones, of which the newest KEPT stay."""
+    key = (variant_id, kind, device)
     connection.execute(
-        "INSERT OR REPLACE INTO measurements (variant, kind, device, environment_json, values_json, created)"
+        "INSERT INTO measurements (variant, kind, device, environment_json, values_json, created)"
         " VALUES (?, ?, ?, ?, ?, ?)",
         (
-            variant_id,
-            kind,
-            device,
+            *key,
             msgspec.json.encode(environment or {}).decode(),
             msgspec.json.encode(values).decode(),
             time.time(),
         ),
     )
+    of_key = "variant = ? AND kind = ? AND device = ?"
+    connection.execute(
+        f"DELETE FROM measurements WHERE {of_key} AND id NOT IN"
+        f" (SELECT id FROM measurements WHERE {of_key} ORDER BY id DESC LIMIT {KEPT})",
+        (*key, *key),
+    )
 
 
-def select_kind(connection: sqlite3.Connection, kind: str) -> dict[str, dict[str, Any]]:
-    """The numbers of one kind, by variant; of several devices the newest."""
-    return {row.variant: row.values for row in select_all(connection) if row.kind == kind}
+def newest(rows: Iterable[MeasurementRow]) -> list[MeasurementRow]:
+    """Of each variant, kind and device the last row, in the order of the last rows."""
+    found: dict[tuple[str, str, str], MeasurementRow] = {}
+    for row in rows:
+        key = (row.variant, row.kind, row.device)
+        found.pop(key, None)
+        found[key] = row
+    return list(found.values())
 
 
 def select_all(connection: sqlite3.Connection) -> list[MeasurementRow]:
-    """Every kind of every variant, oldest first."""
-    rows = connection.execute("SELECT * FROM measurements ORDER BY created, variant")
+    """Every measurement that is kept, oldest first."""
+    rows = connection.execute("SELECT * FROM measurements ORDER BY id")
     return [
         MeasurementRow(
             variant=row["variant"],

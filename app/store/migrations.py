@@ -101,6 +101,23 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         created REAL NOT NULL
     ) STRICT;
     """,
+    """
+    CREATE TABLE measurement_history (
+        id INTEGER PRIMARY KEY,
+        variant TEXT NOT NULL REFERENCES variants(id) ON DELETE CASCADE,
+        kind TEXT NOT NULL,
+        device TEXT NOT NULL,
+        environment_json TEXT NOT NULL,
+        values_json TEXT NOT NULL,
+        created REAL NOT NULL
+    ) STRICT;
+    INSERT INTO measurement_history (variant, kind, device, environment_json, values_json, created)
+        SELECT variant, kind, device, environment_json, values_json, created
+        FROM measurements ORDER BY created, variant;
+    DROP TABLE measurements;
+    ALTER TABLE measurement_history RENAME TO measurements;
+    CREATE INDEX measurements_of_variant ON measurements(variant, kind, device);
+    """,
 )
 
 

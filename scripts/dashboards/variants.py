@@ -92,7 +92,7 @@ VARIANTS: Final = Dashboard(
         ),
         Panel(
             title="Perplexity",
-            what="Of the newest measurement; only variants of one base and one text compare.",
+            what="As measured, on the text on which most variants of the base were; only variants of one base compare.",
             kind="bargauge",
             queries=per("variant", f"slimserve_variant_perplexity{{{CHOSEN}}}"),
         ),

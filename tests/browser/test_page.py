@@ -189,6 +189,119 @@ def test_live_charts_follow_the_traffic(page: Page, made: CliServer) -> None:
         expect(chart.locator(".line, .dot").first).to_be_attached()
 
 
+@pytest.mark.parametrize("width", [400, 800, 1400])
+def test_charts_are_seen_whole_at_any_width(browser: Browser, made: CliServer, width: int) -> None:
+    with watched_page(browser, made.url, viewport={"width": width, "height": 800}) as page:
+        for view in ("compare", "live"):
+            page.goto(f"{made.url}/#{view}")
+            figures = page.locator(f"#{view} figure:has(svg)")
+            expect(figures.first).to_be_visible()
+            for figure in figures.all():
+                card, drawing = figure.bounding_box(), figure.locator("svg").bounding_box()
+                assert card is not None
+                assert drawing is not None
+                assert card["x"] <= drawing["x"]
+                assert drawing["x"] + drawing["width"] <= card["x"] + card["width"]
+
+
+def test_comparison_says_what_was_measured_in_company_or_otherwise(page: Page, made: CliServer) -> None:
+    row = {
+        "variant": INT3,
+        **{"method": "rtn", "format": "int3", "bits": 3, "state": "ready", "is_pareto": True, "weight_bytes": 1},
+        **{"bits_per_weight": 3.5, "bytes_on_disk": 1, "peak_bytes": 1, "load_s": 1, "perplexity": None},
+        **{"perplexity_interval": None, "kl_mean": 0.5, "kl_mean_interval": None, "kl_source": "verified"},
+        "levels": [{"streams": 1, "tokens_per_s": 200, "ttft_ms": 1, "tpot_ms": 1, "tokens_per_joule": None}],
+        **{"top1_agreement": 0.5, "x_of_floor": 2, "neighbours": [BF16], "measured": 1},
+        **{"missing": ["quality"], "measured_otherwise": ["quality"]},
+    }
+    answer = {"base": "slimstory", "device": "cpu", "streams": 1, "objectives": [], "pareto": [], "data": [row]}
+    page.route("**/v1/compare?**", lambda route: route.fulfill(json=answer))
+    show(page, "Compare")
+
+    shown = page.locator("#compare tbody tr")
+    expect(shown).to_contain_text("200 (not alone)")
+    expect(shown.locator(f'[title*="{BF16} worked meanwhile"]')).to_be_visible()
+    expect(shown).to_contain_text("quality (measured otherwise)")
+
+
+def test_server_without_models_says_so_and_offers_only_what_works(page: Page, server: CliServer) -> None:
+    nothing = {"object": "list", "data": []}
+    page.route(re.compile("/v1/(bases|variants|jobs)"), lambda route: route.fulfill(json=nothing))
+    page.reload()
+
+    expect(page.locator("#variants")).to_contain_text("No models yet")
+    show(page, "Compare")
+    expect(page.locator("#compare")).to_contain_text("No models yet")
+    expect(page.locator("#compare").get_by_role("button")).to_have_count(0)
+
+
+def test_buttons_stay_in_sight_beside_long_names_and_labels_lie_on_none(page: Page, made: CliServer) -> None:
+    with made.client() as client:
+        variants = client.get("/v1/variants").json()
+        rows = client.get("/v1/compare?base=slimstory").json()
+    names = [f"slimstory/{number:02}-{'x' * 61}" for number in range(30)]
+    first, row_of_first = variants["data"][0], rows["data"][0]
+    variants["data"] += [{**first, "id": name} for name in names]
+    rows["data"] += [
+        {**row_of_first, "variant": name, "kl_mean": 0.1, "weight_bytes": 10**6 + 10**4 * index, "is_pareto": False}
+        for index, name in enumerate(names)
+    ]
+    page.route("**/v1/variants", lambda route: route.fulfill(json=variants))
+    page.route("**/v1/compare?**", lambda route: route.fulfill(json=rows))
+    page.reload()
+
+    delete = row(page, names[-1]).get_by_role("button", name="Delete")
+    expect(delete).to_be_attached()
+    table = page.locator("#variants .table").bounding_box()
+    button = delete.bounding_box()
+    assert table is not None
+    assert button is not None
+    assert button["x"] + button["width"] <= table["x"] + table["width"]
+
+    show(page, "Compare")
+    figure = page.locator("#compare figure").nth(1)
+    expect(figure.locator(".point")).to_have_count(len(rows["data"]))
+    boxes = [box for label in figure.locator(".point text").all() if (box := label.bounding_box()) is not None]
+    assert 0 < len(boxes) < len(rows["data"]), "some have no room"
+    for index, one in enumerate(boxes):
+        for other in boxes[index + 1 :]:
+            is_apart = abs(one["y"] - other["y"]) > 10 or (
+                one["x"] + one["width"] <= other["x"] + 1 or other["x"] + other["width"] <= one["x"] + 1
+            )
+            assert is_apart, (one, other)
+
+
+@pytest.mark.parametrize("button", ["Recommend", "Let auto follow this"])
+def test_refused_limit_is_told_in_the_form_and_covers_nothing(browser: Browser, made: CliServer, button: str) -> None:
+    with watched_page(browser, f"{made.url}", viewport={"width": 400, "height": 800}) as page:
+        page.keyboard.press("2")
+        streams = page.get_by_label("at streams")
+        streams.fill("0")
+        page.get_by_role("button", name=button).click()
+
+        expect(page.locator("#compare article").get_by_role("alert")).to_contain_text("'streams'")
+        expect(streams).to_be_focused()
+        expect(page.locator("#notices")).to_be_empty()
+        streams.fill("1")
+        page.get_by_role("button", name="Recommend").click(timeout=10_000)
+        expect(page.locator("#compare article")).to_contain_text("Limits")
+
+
+def test_recommendation_goes_with_its_base(page: Page, made: CliServer) -> None:
+    with made.client() as client:
+        bases = client.get("/v1/bases").json()
+    bases["data"].append({**bases["data"][0], "id": "other"})
+    page.route("**/v1/bases", lambda route: route.fulfill(json=bases))
+    page.reload()
+    show(page, "Compare")
+    page.get_by_role("button", name="Recommend").click()
+    expect(page.locator("#compare article")).to_contain_text("Limits")
+
+    page.get_by_label("Base", exact=True).select_option("other")
+
+    expect(page.locator("#compare article")).not_to_contain_text("Limits")
+
+
 def test_jobs_tell_their_outcome(page: Page, made: CliServer) -> None:
     show(page, "Jobs")
 

@@ -2,6 +2,12 @@
 
 import { svg } from "./dom.js";
 
+/**
+ * The size to draw in: a narrow screen gets a narrower drawing, not the same one in letters too small to read. Drawn at the
+ * next change of the numbers, after a turn of the device.
+ */
+export const sized = (size) => (matchMedia("(max-width: 700px)").matches ? { ...size, width: 340 } : size);
+
 /** Numbers between low and high that people would write at an axis: 1, 2 or 5 times a power of ten apart. */
 export function ticks(low, high, wanted = 5) {
   const step = niceStep((high - low) / wanted);

@@ -13,11 +13,12 @@ import { server } from "./server.js";
 /** Fill the section; it asks again when it is shown, another base is chosen, a variant has changed or a job has ended. */
 export function mountCompare(section) {
   const base = h("select", { onchange: () => ask() });
+  const recommend = mountRecommend(base);
   const streams = h("select", { onchange: () => ask() });
   const charts = h("div", { class: "charts" });
   const table = new ComparisonTable();
   const hint = h("p", { class: "hint" });
-  const measure = actButton("Measure what is missing", () => measureMissing(found));
+  const measure = actButton("Measure what is missing", () => measureMissing(found), { hidden: true });
   let found = null;
   let heldWhenAsked = "";
 
@@ -59,6 +60,8 @@ export function mountCompare(section) {
 
   function update() {
     setOptions(base, server.bases.map((one) => one.id));
+    for (const one of needing) one.hidden = !base.value;
+    if (!base.value) clear(server.isKnown ? "No models yet: add one under Variants." : "");
     const variants = server.variants.map(({ id, state }) => [id, state]);
     const held = JSON.stringify([variants, server.jobs.map(({ id, finished }) => [id, finished])]);
     if (section.hidden || held === heldWhenAsked) return;
@@ -67,13 +70,10 @@ export function mountCompare(section) {
   }
 
   const downloads = ["csv", "markdown"].map((form) => actButton(`Download ${form}`, () => save(`${path()}&format=${form}`, base.value, form)));
-  section.append(
-    h("div", { class: "bar" }, h("h2", {}, "Compare"), field("Base", base), field("Streams", streams), measure, downloads),
-    charts,
-    table.element,
-    hint,
-    mountRecommend(() => base.value),
-  );
+  const choices = [field("Base", base), field("Streams", streams)];
+  // what says nothing without a base
+  const needing = [...choices, ...downloads, table.element, recommend];
+  section.append(h("div", { class: "bar" }, h("h2", {}, "Compare"), choices, measure, downloads), charts, table.element, hint, recommend);
   section.addEventListener("shown", update);
   server.addEventListener("change", update);
 }

@@ -16,11 +16,11 @@ const COLUMNS = [
   ["KL", (row) => row.kl_mean, (row) => withInterval(row.kl_mean, row.kl_mean_interval)],
   ["Same 1st", (row) => row.top1_agreement, (row) => percent(row.top1_agreement)],
   ["Perplexity", (row) => row.perplexity, (row) => withInterval(row.perplexity, row.perplexity_interval)],
-  ["Tokens/s", (row) => row.level?.tokens_per_s, (row) => number(row.level?.tokens_per_s)],
+  ["Tokens/s", (row) => row.level?.tokens_per_s, speedOf],
   ["TTFT", (row) => row.level?.ttft_ms, (row) => milliseconds(row.level?.ttft_ms)],
   ["TPOT", (row) => row.level?.tpot_ms, (row) => milliseconds(row.level?.tpot_ms)],
   ["Load", (row) => row.load_s, (row) => seconds(row.load_s)],
-  ["Missing", (row) => row.missing.join(", "), (row) => row.missing.join(", ") || DASH],
+  ["Missing", (row) => row.missing.join(", "), missingOf],
 ];
 
 /** A table that shows rows of GET /v1/compare, each with the `level` of the chosen streams. */
@@ -62,6 +62,18 @@ export class ComparisonTable {
     const order = (a, b) => (value(a) < value(b) ? -sign : value(a) > value(b) ? sign : 0);
     return [...this.#rows.filter(has).sort(order), ...this.#rows.filter((row) => !has(row))];
   }
+}
+
+/** A speed that was taken in company says so. */
+function speedOf({ level, neighbours }) {
+  if (!level || !neighbours.length) return number(level?.tokens_per_s);
+  return h("span", { title: `not alone when it was measured: ${neighbours.join(", ")} worked meanwhile` }, `${number(level.tokens_per_s)} (not alone)`);
+}
+
+function missingOf({ missing, measured_otherwise: otherwise }) {
+  if (!otherwise.length) return missing.join(", ") || DASH;
+  const title = `${otherwise.join(", ")}: measured on another text, in other windows, with another workload or on another machine than most variants`;
+  return h("span", { title }, missing.map((name) => (otherwise.includes(name) ? `${name} (measured otherwise)` : name)).join(", "));
 }
 
 function withInterval(value, interval) {

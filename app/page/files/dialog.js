@@ -23,29 +23,39 @@ export function ask({ title, body, action = "OK", danger = false, submit }) {
       h("div", { class: "actions" }, h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"), go),
     );
     const dialog = h("dialog", { "aria-label": title, onclose: () => (dialog.remove(), resolve(result)) }, form);
-    form.addEventListener("submit", async (event) => {
+    form.addEventListener("submit", (event) => {
       event.preventDefault();
-      go.disabled = true;
-      problem.textContent = "";
-      for (const field of form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
-      try {
+      tryForm(form, problem, go, async () => {
         result = await submit(new FormData(form));
         dialog.close();
-      } catch (error) {
-        if (!(error instanceof ApiError)) throw error;
-        problem.textContent = error.message;
-        const field = error.param && form.elements.namedItem(error.param);
-        if (field instanceof HTMLElement) {
-          field.setAttribute("aria-invalid", "true");
-          field.focus();
-        }
-      } finally {
-        go.disabled = false;
-      }
+      });
     });
     document.body.append(dialog);
     dialog.showModal();
   });
+}
+
+/**
+ * Do something with a form for a button of it: the button is disabled meanwhile, and what the server refuses is told in
+ * `problem` and at the field that it names.
+ */
+export async function tryForm(form, problem, button, work) {
+  button.disabled = true;
+  problem.textContent = "";
+  for (const field of form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
+  try {
+    await work();
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    problem.textContent = error.message;
+    const field = error.param && form.elements.namedItem(error.param);
+    if (field instanceof HTMLElement) {
+      field.setAttribute("aria-invalid", "true");
+      field.focus();
+    }
+  } finally {
+    button.disabled = false;
+  }
 }
 
 /** Show something to read. */

@@ -1,24 +1,25 @@
 // Numbers over time: one line per variant, gaps where nothing was measured.
 
-import { frame, linear } from "./axis.js";
+import { frame, linear, sized } from "./axis.js";
 import { svg } from "./dom.js";
 
-const SIZE = { width: 520, height: 220, left: 66, right: 14, top: 26, bottom: 34 };
+const WIDE = { width: 520, height: 220, left: 66, right: 14, top: 26, bottom: 34 };
 
 /**
  * series: [{name, color, points: [[seconds ago, value or null], ...]}], oldest first. Draws the last span_s seconds.
  */
 export function lines(series, { label, format, span_s }) {
+  const size = sized(WIDE);
   const values = series.flatMap((one) => one.points.map(([, value]) => value)).filter((value) => value !== null);
   const most = Math.max(...values, 0) * 1.1 || 1;
-  const x = linear([-span_s, 0], [SIZE.left, SIZE.width - SIZE.right]);
-  const y = linear([0, most], [SIZE.height - SIZE.bottom, SIZE.top]);
+  const x = linear([-span_s, 0], [size.left, size.width - size.right]);
+  const y = linear([0, most], [size.height - size.bottom, size.top]);
   const minutes = (ago_s) => (ago_s === 0 ? "now" : `${ago_s / 60} min`);
   return svg(
     "svg",
-    { class: "chart", viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, role: "img", "aria-label": `${label} over time` },
+    { class: "chart", viewBox: `0 0 ${size.width} ${size.height}`, role: "img", "aria-label": `${label} over time` },
     ...frame(
-      SIZE,
+      size,
       { scale: Object.assign(x, { ticks: () => minuteTicks(span_s) }), format: minutes, label: "" },
       { scale: y, format, label, ticks: 4 },
     ),

@@ -1,7 +1,7 @@
 // What satisfies given limits, and what `<base>/auto` means.
 
 import { call } from "./api.js";
-import { act, actButton, field, notify } from "./dialog.js";
+import { field, notify, tryForm } from "./dialog.js";
 import { h } from "./dom.js";
 
 /** The limits: field of the API, label, factor from what people write. */
@@ -14,25 +14,29 @@ const LIMITS = [
   ["streams", "at streams", 1],
 ];
 
-/** The form and its answer. base: a function that tells the name of the chosen base. */
+/** The form and its answer, which goes when another base is chosen. base: the select. */
 export function mountRecommend(base) {
   const answer = h("div", { "aria-live": "polite" });
   const fields = LIMITS.map(([name, label]) => field(label, h("input", { name, type: "number", min: 0, step: "any", class: "short" })));
-  const follow = actButton("Let auto follow this", () => store(base(), limits(form)));
+  const problem = h("p", { class: "problem", role: "alert" });
+  const recommend = h("button", { type: "submit", class: "primary" }, "Recommend");
+  const follow = h("button", { type: "button", onclick: () => attempt(follow, () => store(base.value, limits(form))) }, "Let auto follow this");
+  const attempt = (button, work) => tryForm(form, problem, button, work);
   const form = h(
     "form",
     { class: "bar" },
     ...fields,
-    h("button", { type: "submit", class: "primary" }, "Recommend"),
+    recommend,
     follow,
   );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    act(event.submitter ?? follow, async () => {
-      answer.replaceChildren(...show(await call("POST", "v1/recommend", { base: base(), ...limits(form) })));
+    attempt(recommend, async () => {
+      answer.replaceChildren(...show(await call("POST", "v1/recommend", { base: base.value, ...limits(form) })));
     });
   });
-  return h("article", { class: "card" }, h("h3", {}, "Which one do I need?"), form, answer);
+  base.addEventListener("change", () => answer.replaceChildren());
+  return h("article", { class: "card" }, h("h3", {}, "Which one do I need?"), form, problem, answer);
 }
 
 function limits(form) {

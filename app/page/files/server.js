@@ -37,6 +37,11 @@ class ServerState extends EventTarget {
     return this.variants.filter((one) => one.state === "ready");
   }
 
+  /** True once the server has told what it holds; before, and while it fails, an empty list says nothing. */
+  get isKnown() {
+    return !this.error && this.methods.length > 0;
+  }
+
   base(name) {
     return this.bases.find((one) => one.id === name);
   }

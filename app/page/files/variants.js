@@ -32,8 +32,10 @@ const FACTS = [
 export function mountVariants(section) {
   const bases = h("div");
   const add = h("button", { type: "button", onclick: addModel }, "Add a model…");
-  section.append(h("div", { class: "bar" }, h("h2", {}, "Models and variants"), add), bases);
+  const none = h("p", { class: "empty", hidden: true }, "No models yet. Add one: a folder of this server, or a model of the hub.");
+  section.append(h("div", { class: "bar" }, h("h2", {}, "Models and variants"), add), none, bases);
   const update = () => {
+    none.hidden = !server.isKnown || server.bases.length > 0;
     keep(bases, server.bases, (base) => base.id, card);
     for (const one of bases.children) one.update();
   };

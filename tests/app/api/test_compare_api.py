@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import made_reports
 import pytest
 from app_servers import running_app
 from fastapi import FastAPI
 
 from app.core.server import Server
 from app.core.variants import Quality
-from app.schemas.reports import Environment, MeasurementObject, Percentiles, SpeedLevel, SpeedReport
+from app.schemas.reports import MeasurementObject
 from app.settings import Settings
 from app.store import variants
 from app.store.variants import VariantRow
@@ -21,34 +22,13 @@ NAME = "slimstory"
 
 
 def speed(tokens_per_s: float, peak_bytes: int) -> MeasurementObject:
-    one = Percentiles(num_values=1, p50=10.0)
-    level = SpeedLevel(
-        streams=1, requests=1, duration_s=1, ttft_ms=one, tpot_ms=one, itl_ms=one, tokens_per_s=tokens_per_s
-    )
-    report = SpeedReport(
-        prompt_tokens=8,
-        new_tokens=2,
-        levels=[level],
-        load_s=1.0,
-        weight_bytes=1,
-        kv_cache_bytes=1,
-        process_bytes=1,
-        peak_bytes=peak_bytes,
-        bytes_on_disk=1,
-        bits_per_weight=8,
-        read_bytes_per_s=1e9,
-        floor_ms=1,
-        x_of_floor=10,
-        dtype="bf16",
-        lane="packed",
-        kernel="",
-        was_serving=True,
-        neighbours=[],
-    )
-    environment = Environment(
-        device="cpu", device_name="a CPU", num_cpus=1, num_threads=1, load_average=0, commit=None, software={}
-    )
-    return MeasurementObject(environment=environment, speed=report)
+    report = made_reports.speed(1, tokens_per_s=tokens_per_s, peak_bytes=peak_bytes)
+    return MeasurementObject(environment=made_reports.environment(), speed=report)
+
+
+def quality(text: str, perplexity: float, kl_mean: float) -> MeasurementObject:
+    found = made_reports.quality(text, perplexity, kl_mean=kl_mean)
+    return MeasurementObject(environment=made_reports.environment(), quality=found)
 
 
 async def add_variant(server: Server, name: str, weight_bytes: int, kl_mean: float) -> str:
@@ -119,6 +99,38 @@ async def test_comparison_marks_the_pareto_set_and_says_what_is_missing(
     assert rows[base]["bytes_on_disk"] > 1_000_000
 
 
+async def test_measurement_on_another_text_is_not_put_beside_the_others(
+    served: tuple[FastAPI, httpx.AsyncClient],
+) -> None:
+    app, client = served
+    server: Server = app.state.server
+    base = server.catalog.resolve(NAME).id
+    small = await add_variant(server, "int8", 900_000, 0.001)
+    smaller = await add_variant(server, "int4", 500_000, 0.09)
+    for name in (base, small, smaller):
+        server.catalog.measured(name, quality("stories", perplexity=5.0, kl_mean=0.0015))
+    server.catalog.measured(small, quality("passwords", perplexity=1093.0, kl_mean=0.5))
+
+    found = (await client.get("/v1/compare", params={"base": NAME})).json()
+
+    rows = {row["variant"]: row for row in found["data"]}
+    assert (rows[small]["perplexity"], rows[small]["kl_mean"]) == (5.0, 0.0015)
+    assert rows[small]["measured_otherwise"] == []
+
+    only_elsewhere = await add_variant(server, "new", 700_000, 0.01)
+    server.catalog.measured(only_elsewhere, quality("passwords", perplexity=1093.0, kl_mean=0.5))
+
+    found = (await client.get("/v1/compare", params={"base": NAME})).json()
+
+    row = next(row for row in found["data"] if row["variant"] == only_elsewhere)
+    gauges = (await client.get("/metrics")).text
+    assert "1093" not in gauges
+    assert f'slimserve_variant_perplexity{{variant="{small}"}} 5.0' in gauges
+    assert f'slimserve_variant_kl_mean{{variant="{only_elsewhere}"}} 0.01' in gauges
+    assert (row["perplexity"], row["kl_mean"], row["kl_source"]) == (None, 0.01, "verified")
+    assert (row["missing"], row["measured_otherwise"]) == (["quality", "speed"], ["quality"])
+
+
 @pytest.mark.parametrize(
     ("params", "accept", "media_type"),
     [
@@ -140,6 +152,8 @@ async def test_comparison_comes_in_the_form_asked_for(
     if media_type == "text/csv":
         (row,) = csv.DictReader(answer.text.splitlines())
         assert (row["kl_mean"], row["peak_bytes"], row["missing"]) == ("0.0", "", "quality speed")
+        assert (row["format"], row["bits"]) in {("bf16", "16"), ("fp32", "32")}
+        assert (row["kl_mean_low"], row["measured"], row["measured_otherwise"]) == ("", "", "")
     if media_type == "text/markdown":
         heading, rule, row = answer.text.splitlines()
         assert heading.count("|") == rule.count("|") == row.count("|")
@@ -243,12 +257,24 @@ async def test_side_by_side_scores_each_answer_as_echo_would(served: tuple[FastA
     assert own["parent_logprobs"][parted] > other["parent_logprobs"][parted], "greedy takes the likeliest"
 
 
+async def test_time_of_a_load_is_no_part_of_an_answer(served: tuple[FastAPI, httpx.AsyncClient]) -> None:
+    _, client = served
+
+    found = await post(client, "/v1/compare/generate", variants=[NAME], prompt="The dog", max_tokens=2)
+
+    load_s = (await client.get(f"/v1/variants/{NAME}")).json()["load_s"]
+    (answer,) = found["data"]
+    # a load begins with a new process that imports torch: no bound of time, but whether it is in the number
+    assert 0 < answer["timings"]["queue_ms"] < 1000 * load_s
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code"),
     [
-        ("GET", "/v1/compare", None, 400, "invalid_value"),
+        ("GET", "/v1/compare", None, 400, "missing_required_parameter"),
         ("GET", "/v1/compare?base=nothing", None, 404, "base_not_found"),
-        ("GET", f"/v1/compare?base={NAME}&streams=0", None, 400, "invalid_value"),
+        ("GET", f"/v1/compare?base={NAME}&streams=0", None, 400, "integer_below_min_value"),
+        ("GET", f"/v1/compare?base={NAME}&streams=many", None, 400, "invalid_type"),
         ("GET", f"/v1/compare?base={NAME}&format=xml", None, 400, "invalid_value"),
         ("POST", "/v1/recommend", {"base": "nothing"}, 404, "base_not_found"),
         ("POST", "/v1/recommend", {"base": NAME, "max_kl": -1}, 400, "decimal_below_min_value"),

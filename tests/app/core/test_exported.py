@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_card_has_every_measured_number_and_no_other(folder: Path) -> None:
-    card = exported_card(folder, Quality(kl_mean=0.01, top1_agreement=0.97, measured=MEASURED)).decode()
+    card = exported_card(folder, Quality(kl_mean=0.01, top1_agreement=0.97, history=(MEASURED,))).decode()
 
     assert card.startswith("# tiny/int8\n\n## Measured\n")
     assert "| perplexity | 5.2500 |" in card

@@ -18,6 +18,8 @@ from app.schemas.jobs import JobObject, MeasureBody, QuantizeBody
 from app.schemas.reports import MeasurementObject
 from app.store import measurements
 from tests.server_processes import serving_pids
+from workers.protocol.messages import Generate
+from workers.protocol.specs import SamplingParams
 
 SHORT = {"model": "slimstory", "quality": False, "streams": [2, 1, 2], "prompt_tokens": 8, "new_tokens": 2}
 
@@ -64,7 +66,7 @@ async def test_variant_that_is_not_loaded_is_timed_on_a_worker_of_its_own_and_th
     assert result.environment.software["torch"]
     assert (row.variant, row.kind, row.device) == (wanted.variant, "speed", "cpu")
     assert row.environment["device_name"] == result.environment.device_name
-    assert speeds["cpu"].report == speed
+    assert [one.report for one in speeds["cpu"]] == [speed]
 
 
 async def test_loaded_variant_is_timed_on_the_worker_that_serves_it(server: Server) -> None:
@@ -78,6 +80,26 @@ async def test_loaded_variant_is_timed_on_the_worker_that_serves_it(server: Serv
     assert job.result.speed.was_serving
     assert serving_pids(psutil.Process()) == before
     assert server.catalog.resolve("slimstory").state == "ready"
+
+
+async def test_who_worked_while_the_memory_was_measured_is_a_neighbour(server: Server) -> None:
+    await server.loader.load(LoadRequest(model="echo/other"), wait=True)
+    other = server.catalog.entry("echo/other").life.require_ready()
+    params = SamplingParams(max_tokens=100_000, ignore_eos=True)
+    job = await server.jobs.submit(spec(server), None)
+    other.submit(Generate(request_id="x", prompt_ids=[1, 2], params=params))
+    # until the worker is loaded nothing has been timed but the memory
+    while (now := await server.jobs.get(job.id)).progress is None and not now.finished:
+        await asyncio.sleep(0.01)
+    other.cancel("x")
+
+    result = (await ended(server, job.id)).result
+
+    assert isinstance(result, MeasurementObject)
+    assert result.speed is not None
+    (found,) = result.speed.neighbours
+    assert found.variant == "echo/other"
+    assert found.num_steps > 0
 
 
 async def test_cancelled_measurement_ends_its_worker(server: Server) -> None:

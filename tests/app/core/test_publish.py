@@ -137,8 +137,8 @@ async def test_crash_loses_nothing_and_publishes_at_most_once(
     kept = [path.name for folder in (store.data_dir / "staging").iterdir() for path in folder.iterdir()]
     assert kept == (["out.layers"] if state is JobState.QUEUED else [])
     if is_published:
-        quality = await store.run(measurements.select_kind, "verification")
-        assert quality["a/int8"]["kl_mean"] == 0.01
+        (quality,) = await store.run(measurements.select_all)
+        assert (quality.variant, quality.kind, quality.values["kl_mean"]) == ("a/int8", "verification", 0.01)
     seqs = [row.seq for row in await store.run(events.select_after, "j1", 0)]
     assert seqs == list(range(1, len(seqs) + 1))
 

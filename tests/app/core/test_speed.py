@@ -1,6 +1,7 @@
 """The timing of a worker: the arithmetic on numbers, the loop on a real worker with the echo model."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 
@@ -92,12 +93,15 @@ async def test_requests_of_others_are_reported_as_neighbours(server: Server) -> 
     await streams[1].get()
     company = neighbours.begin(worker.variant_id)
 
-    workload = Workload(streams=(1,), prompt_tokens=5, new_tokens=4)
+    num_steps = Counter[str]()
+    server.supervisor.observe_steps(lambda variant_id, step: num_steps.update([variant_id]))
+    workload = Workload(streams=(4,), prompt_tokens=5, new_tokens=4)
     await SpeedTest("job", worker, workload, company, NO_GPU).run(TOKENS, lambda tick: None)
 
     found = {one.variant: one.num_steps for one in company.found()}
     assert found.keys() == {"echo/a", "echo/b"}
     assert min(found.values()) > 0
+    assert found["echo/a"] <= num_steps["echo/a"], "a step has news for four streams and is one step"
     for one in (worker, other):
         one.cancel("x")
 

@@ -14,6 +14,10 @@ NF4 = Candidate(variant="m/nf4", method="nf4", bits=4, weight_bytes=400, memory_
 GPTQ = replace(NF4, variant="m/gptq-int4-g128", method="gptq", kl=0.05)
 AWQ_G32 = replace(NF4, variant="m/awq-int4-g32", method="awq", kl=0.04)
 
+AUTO = replace(INT8, variant="m/auto-6bits-g32", method="auto", weight_bytes=500, kl=0.018)
+AUTO_TOO_FAR = replace(AUTO, variant="m/auto-6.5bits-g32", kl=0.03)
+AUTO_4 = replace(AUTO, variant="m/auto-4bits-g32", bits=4, kl=0.03)
+
 
 def at(one: Candidate, tokens_per_s: float, streams: int = 1) -> Candidate:
     return replace(one, speeds={streams: LevelSpeed(tokens_per_s=tokens_per_s, ttft_ms=1)})
@@ -35,11 +39,45 @@ def suggested(*made: Candidate, base: Candidate = BASE, is_cuda: bool = False, *
         pytest.param((NF4,), {}, ["int8", "gptq-int4-g128"], id="only-four-bits-and-too-far"),
         pytest.param((INT8, NF4), {}, ["gptq-int4-g128"], id="uncalibrated-too-far"),
         pytest.param((INT8, GPTQ), {}, ["gptq-int4-g32"], id="large-groups-too-far"),
-        pytest.param((INT8, GPTQ, AWQ_G32), {}, [], id="small-groups-tried"),
+        pytest.param((INT8, GPTQ, AWQ_G32), {}, ["auto-6.5bits-g32"], id="small-groups-tried"),
+        pytest.param((INT8, AWQ_G32), {"max_kl": 0.035}, ["auto-5bits-g32"], id="between-and-hardly-too-far"),
+        pytest.param((INT8, AWQ_G32), {"max_kl": 0.005}, [], id="between-would-save-nothing"),
+        pytest.param((INT8, AWQ_G32, AUTO), {}, [], id="between-is-made"),
+        pytest.param(
+            (INT8, AWQ_G32, AUTO_TOO_FAR),
+            {},
+            ["auto-6.75bits-g32"],
+            id="between-is-too-far",
+        ),
+        pytest.param(
+            (INT8, AUTO_4),
+            {},
+            ["auto-6bits-g32"],
+            id="auto-is-gptq-already",
+        ),
     ],
 )
 def test_quality_rules(made: tuple[Candidate, ...], limits: dict[str, float], expected: list[str]) -> None:
     assert suggested(*made, **limits) == expected
+
+
+def test_what_is_in_quarantine_is_not_made_again() -> None:
+    broken = replace(GPTQ, kl=None)
+
+    for made in ((), (INT8,)):
+        found = suggest(
+            Situation(base=BASE, made=made, constraints=Constraints(), is_cuda=False, quarantined=(broken,))
+        )
+        assert "gptq-int4-g128" not in [one.method for one in found]
+
+
+def test_memory_of_what_is_in_quarantine_helps_nobody() -> None:
+    small = replace(GPTQ, kl=None, memory_bytes=400)
+    constraints = Constraints(max_memory_bytes=450, max_kl=0.0005)
+
+    found = suggest(Situation(base=BASE, made=(INT8,), constraints=constraints, is_cuda=False, quarantined=(small,)))
+
+    assert found[0].method == "gptq-int3-g128"
 
 
 def test_memory_asks_for_the_most_bits_that_fit() -> None:

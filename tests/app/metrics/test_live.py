@@ -79,6 +79,19 @@ def test_newest_step_of_each_worker_is_shown_until_the_worker_has_gone() -> None
     assert 'slimserve_requests_running{variant="a/nf4"} 4.0' in after
 
 
+def test_worker_without_a_step_has_made_none_since_it_was_ready() -> None:
+    live, metrics = live_metrics([loaded("a/int8"), loaded("a/nf4")]), ServingMetrics()
+    metrics.add_collector(live)
+    live.observe_ready("a/int8")
+
+    text = metrics.exposition().decode()
+
+    age_s = float(text.partition('slimserve_worker_last_step_age_seconds{variant="a/int8"} ')[2].split()[0])
+    assert 0 <= age_s < 60
+    assert 'slimserve_requests_running{variant="a/int8"} 0.0' in text
+    assert 'slimserve_worker_last_step_age_seconds{variant="a/nf4"}' not in text
+
+
 def test_what_was_measured_of_a_variant_is_shown_and_nothing_else() -> None:
     measured = Variant("a/gptq", None, group_size=128, kl_mean=0.25, top1_agreement=0.5, perplexity=8.0)
     metrics = ServingMetrics()

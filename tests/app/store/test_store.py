@@ -87,7 +87,7 @@ async def test_rows_survive_a_restart(tmp_path: Path) -> None:
 
     assert await second.run(bases.select_all) == [BASE]
     assert await second.run(variants.select_all) == [VARIANT]
-    assert await second.run(measurements.select_kind, "verification") == {"a/int8": {"kl_mean": 0.5}}
+    assert [row.values for row in await second.run(measurements.select_all)] == [{"kl_mean": 0.5}]
     await second.close()
 
 
@@ -196,7 +196,49 @@ async def test_measurements_of_two_devices_stand_side_by_side(store: Store) -> N
         await store.run(measurements.put, VARIANT.id, "speed", {"x": value}, device=device)
 
     rows = await store.run(measurements.select_all)
-    assert {row.device: row.values["x"] for row in rows} == {"cpu": 3, "cuda:0": 2}
+    assert [(row.device, row.values["x"]) for row in rows] == [("cpu", 1), ("cuda:0", 2), ("cpu", 3)]
+    assert [(row.device, row.values["x"]) for row in measurements.newest(rows)] == [("cuda:0", 2), ("cpu", 3)]
+
+
+async def test_oldest_measurements_make_room_for_new_ones(store: Store) -> None:
+    await store.run(bases.insert, BASE)
+    await store.run(variants.insert, VARIANT)
+    await store.run(measurements.put, VARIANT.id, "verification", {"x": -1})
+
+    for value in range(measurements.KEPT + 2):
+        await store.run(measurements.put, VARIANT.id, "speed", {"x": value}, device="cpu")
+
+    found = [row.values["x"] for row in await store.run(measurements.select_all)]
+    assert found == [-1, *range(2, measurements.KEPT + 2)]
+
+
+async def test_measurements_of_the_schema_without_history_stay(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "slimserve.db")
+    for script in MIGRATIONS[:4]:
+        connection.executescript(script)
+    connection.execute("PRAGMA user_version = 4")
+    bases.insert(connection, BASE)
+    variants.insert(connection, VARIANT)
+    for device, created in (("cuda:0", 8), ("cpu", 7)):
+        values = (VARIANT.id, "speed", device, '{"a":1}', '{"x":2}', created)
+        connection.execute("INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?)", values)
+    connection.commit()
+    connection.close()
+
+    store = Store(tmp_path)
+    await store.open()
+    await store.run(measurements.put, VARIANT.id, "speed", {"x": 3}, device="cpu")
+    rows = await store.run(measurements.select_all)
+    await store.run(variants.delete, VARIANT.id)
+    left = await store.run(measurements.select_all)
+    await store.close()
+
+    assert [(row.device, row.environment, row.values["x"]) for row in rows] == [
+        ("cpu", {"a": 1}, 2),
+        ("cuda:0", {"a": 1}, 2),
+        ("cpu", {}, 3),
+    ]
+    assert left == []
 
 
 async def test_constraints_of_a_base_are_replaced_and_go_with_the_base(store: Store) -> None:
