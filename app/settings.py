@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         None, ge=2**29, le=2**50, description="Memory that a compression may take; none sets no limit."
     )
     auto_measure: str = Field(
-        "off",
+        "all",
         pattern="^(off|quality|speed|all)$",
         description="Measured of each new variant: off, quality, speed, all.",
     )

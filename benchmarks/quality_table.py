@@ -54,6 +54,7 @@ def main() -> None:
 def serving(data_dir: Path) -> Iterator[httpx.Client]:
     """A server of its own, and a client of it."""
     command = [sys.executable, "-m", "app", "serve", "--port", "0", "--data-dir", str(data_dir), "--num-threads", "1"]
+    command += ["--auto-measure", "off"]
     with (data_dir / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:

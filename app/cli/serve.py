@@ -48,6 +48,7 @@ def serve(
     ] = None,
     device: Annotated[str | None, _option("device")] = None,
     num_threads: Annotated[int | None, _option("num_threads")] = None,
+    auto_measure: Annotated[str | None, _option("auto_measure")] = None,
     log_level: Annotated[str | None, _option("log_level")] = None,
     insecure_no_auth: Annotated[
         bool, typer.Option("--insecure-no-auth", help="Allow a public address without keys.")
@@ -67,6 +68,7 @@ def serve(
         "models_dirs": tuple(models_dir) if models_dir else None,
         "device": device,
         "num_threads": num_threads,
+        "auto_measure": auto_measure,
         "log_level": log_level,
         "insecure_no_auth": insecure_no_auth or None,
     }

@@ -65,15 +65,20 @@ def free_port(host: str, preferred: int) -> int:
 def start(run_dir: Path, *, host: str, port: int) -> ServerProcess:
     """Start `slimserve serve` with its state and log below `run_dir`, and wait until it takes requests.
 
+    It measures no variant by itself: whoever starts it this way is about to, and wants nobody else at work.
     Raises CommandFailed with the end of its log if it does not get that far.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     log_path = run_dir / "server.log"
     command = [sys.executable, "-m", "app", "serve", "--host", host, "--port", str(port)]
-    command += ["--data-dir", str(run_dir / "data")]
+    command += ["--data-dir", str(run_dir / "data"), "--auto-measure", "off"]
     with log_path.open("wb") as log:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     created_s = psutil.Process(child.pid).create_time()
     server = ServerProcess(pid=child.pid, created_s=created_s, url=f"http://{host}:{port}")

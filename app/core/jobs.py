@@ -202,6 +202,9 @@ class Jobs:
             is_next_attempt_due = (await self._row(row.id)).state is JobState.QUEUED
             if not self._is_stopping and not is_next_attempt_due:
                 await asyncio.to_thread(shutil.rmtree, publish.staging_of(self._store.data_dir, row.id), True)
+            if failure is not None and isinstance(run, MeasureRun) and self._catalog.find(row.variant) is None:
+                # whatever it stumbled over
+                failure = "model_not_found", f"Variant '{row.variant}' was deleted while it was measured."
             if failure is not None:
                 await self._fail(row.id, *failure)
             self._run = self._progress = None

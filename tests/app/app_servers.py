@@ -22,7 +22,14 @@ LONG_JOB = {"method": "gptq-int4-g32", "calibration": {"num_samples": 64, "seque
 
 def echo_settings(data_dir: Path, **changes: object) -> Settings:
     """Settings for a quick server with the echo model; `changes` win."""
-    defaults = {"data_dir": data_dir, "enable_echo": True, "echo_itl_s": 0.002, "num_threads": 1, "drain_timeout_s": 2}
+    defaults = {
+        "data_dir": data_dir,
+        "enable_echo": True,
+        "echo_itl_s": 0.002,
+        "num_threads": 1,
+        "drain_timeout_s": 2,
+        "auto_measure": "off",
+    }
     return Settings(**{**defaults, **changes})
 
 

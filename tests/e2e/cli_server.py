@@ -56,7 +56,7 @@ def environment_without_settings() -> dict[str, str]:
 def running_server(folder: Path, *, python: str = sys.executable, **settings: str) -> Iterator[CliServer]:
     """A server that serves the embedded model, ready, with its state below the folder.
 
-    python: an interpreter that has slimserve. settings: environment variables.
+    python: an interpreter that has slimserve. settings: environment variables, without them no automatic measurement.
     """
     log = folder / "server.log"
     command = [python, "-m", "app", "serve", "--port", "0", "--data-dir", str(folder / "data")]
@@ -64,7 +64,7 @@ def running_server(folder: Path, *, python: str = sys.executable, **settings: st
         process = psutil.Popen(
             command,
             cwd=ROOT,
-            env=environment_without_settings() | settings,
+            env=environment_without_settings() | {"SLIMSERVE_AUTO_MEASURE": "off"} | settings,
             stdout=subprocess.PIPE,
             stderr=output,
             text=True,

@@ -132,6 +132,22 @@ async def test_new_variant_is_measured_if_the_settings_say_so(tmp_path: Path) ->
     assert measured.result.speed is None
 
 
+async def test_measurement_of_a_variant_that_is_deleted_meanwhile_says_so(server: Server) -> None:
+    body = QuantizeBody(model="slimstory", method="int8")
+    made = await server.jobs.submit(resolve_spec(body, server.catalog, server.settings), None)
+    assert (await ended(server, made.id)).state == "succeeded"
+    job = await server.jobs.submit(spec(server, model="slimstory/int8", quality=True, speed=False), None)
+    while (await server.jobs.get(job.id)).state == "queued":
+        await asyncio.sleep(0.01)
+
+    await server.catalog.delete("slimstory/int8", force=False)
+    failed = await ended(server, job.id)
+
+    assert failed.error is not None
+    assert (failed.state, failed.error.code) == ("failed", "model_not_found")
+    assert failed.error.message == "Variant 'slimstory/int8' was deleted while it was measured."
+
+
 async def test_worker_that_has_no_room_is_not_started(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "available_bytes", lambda: 1000)
 

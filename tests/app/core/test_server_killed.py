@@ -17,7 +17,7 @@ from app.schemas.jobs import QuantizeBody
 from app.settings import Settings
 
 async def main():
-    server = Server(Settings(data_dir=pathlib.Path(sys.argv[1]), num_threads=1))
+    server = Server(Settings(data_dir=pathlib.Path(sys.argv[1]), num_threads=1, auto_measure="off"))
     await server.start()
     body = QuantizeBody(model="slimstory", method="int8")
     job = await server.jobs.submit(resolve_spec(body, server.catalog, server.settings), None)
