@@ -77,6 +77,10 @@ class Client:
         """The JSON answer of a POST; fields that are None are not sent."""
         return self._call("POST", path, body)
 
+    def delete(self, path: str) -> Any:
+        """The JSON answer of a DELETE."""
+        return self._call("DELETE", path)
+
     def download(self, path: str, **query: str) -> Iterator[bytes]:
         """The bytes of a GET, in pieces."""
         with self._failures(), self._http.stream("GET", path, params=query) as response:

@@ -1,7 +1,8 @@
-"""`slimserve load`, `unload`, `list` and `ps`: which variants there are, and which of them are served."""
+"""`slimserve load`, `unload`, `list`, `ps` and `rm`: which variants there are, and which of them are served."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.table import Table
@@ -34,6 +35,7 @@ def register(app: typer.Typer) -> None:
     app.command()(unload)
     app.command("list")(list_variants)
     app.command("ps")(list_served)
+    app.command("rm")(remove)
 
 
 def load(
@@ -123,6 +125,17 @@ def list_served(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """List the variants that have a worker, with its memory and its load."""
     variants = [one for one in client_of(ctx).get("/v1/variants")["data"] if one["state"] != "registered"]
     _show(variants, as_json=as_json, empty="nothing is served; load a variant with `slimserve load MODEL`")
+
+
+def remove(
+    ctx: typer.Context,
+    variant: Annotated[str, typer.Argument(help="The variant to delete, by its whole name: base/method.")],
+    force: Annotated[bool, typer.Option("--force", help="Delete it even while it is served.")] = False,
+) -> None:
+    """Delete a variant, its files and its reports. The files of a local base stay where they are."""
+    path = f"/v1/variants/{quote(variant)}"
+    client_of(ctx).delete(f"{path}?force=true" if force else path)
+    say(f"{variant}: deleted")
 
 
 def describe(variant: Mapping[str, Any]) -> str:

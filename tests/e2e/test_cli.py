@@ -139,6 +139,21 @@ def test_quantize_follows_the_job_and_the_variant_can_be_used(run: Run, served: 
     assert f"{base}/int8" not in run(["ps"]).stdout
 
 
+def test_variant_is_deleted_unless_it_is_served(run: Run, served: str) -> None:
+    variant = f"{served.partition('/')[0]}/rtn-int4-g32"
+    assert run(["quantize", variant.partition("/")[0], "--method", "rtn-int4-g32"]).exit_code == 0
+    assert run(["load", variant]).exit_code == 0
+
+    refused, forced, again = run(["rm", variant]), run(["rm", variant, "--force"]), run(["rm", variant])
+
+    assert refused.exit_code == 1
+    assert "is loaded" in refused.stderr
+    assert (forced.exit_code, forced.stdout.strip()) == (0, f"{variant}: deleted")
+    assert again.exit_code == 1
+    assert variant in again.stderr
+    assert variant not in run(["list"]).stdout
+
+
 def test_quantize_shows_each_layer_its_errors_and_the_time_left(run: Run, served: str) -> None:
     base = served.partition("/")[0]
 

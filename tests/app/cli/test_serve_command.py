@@ -118,7 +118,7 @@ def test_port_in_use_exits_with_4(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["serve", "load", "unload", "quantize", "list", "ps", "jobs", "chat", "bench", "demo", "doctor", "version"],
+    ["serve", "load", "unload", "quantize", "list", "ps", "rm", "jobs", "chat", "bench", "demo", "doctor", "version"],
 )
 def test_help_of_every_command_tells_what_it_is_for(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
