@@ -147,7 +147,11 @@ def _sample_shaped(logits: Tensor, sequences: Many[Sequence], eos_token_ids: fro
 
 
 def _keep_grammatical(scores: Tensor, sequences: Many[Sequence], eos_token_ids: frozenset[int]) -> None:
-    """Ban what a grammar does not allow; where it may end, every stop token may end it."""
+    """Ban what a grammar does not allow; where it may end, every stop token may end it.
+
+    Where it may not, an end token that it takes for a part of the output would end it all the same: it is banned while
+    there is another way on.
+    """
     matchers = {row: sequence.matcher for row, sequence in enumerate(sequences) if sequence.matcher is not None}
     if not matchers:
         return
@@ -155,6 +159,11 @@ def _keep_grammatical(scores: Tensor, sequences: Many[Sequence], eos_token_ids: 
     for place, (row, matcher) in enumerate(matchers.items()):
         if matcher.may_end:
             is_allowed[place, list(stop_ids(sequences[row].params, eos_token_ids))] = True
+        else:
+            goes_on = is_allowed[place].clone()
+            goes_on[list(eos_token_ids)] = False
+            # chosen on the device, which need not be waited for
+            is_allowed[place] = torch.where(goes_on.any(), goes_on, is_allowed[place])
     rows = list(matchers)
     scores[rows] = scores[rows].masked_fill(~is_allowed, -torch.inf)
 

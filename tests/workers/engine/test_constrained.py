@@ -130,6 +130,24 @@ def test_other_sampling_options_choose_among_what_the_grammar_allows(
         assert is_person(text_of(result.token_ids))
 
 
+@pytest.mark.parametrize(
+    ("text", "ends_with"),
+    [
+        pytest.param(f"start: (/[a-c]/ | <[{EOS_ID}]>)* /!/", "!", id="another-way"),
+        pytest.param(f"start: /[a-c]/ <[{EOS_ID}]>", "", id="no-other-way"),
+    ],
+)
+def test_end_token_within_a_grammar_does_not_end_it_early(tokenizer_path: str, text: str, ends_with: str) -> None:
+    grammar = Grammar(kind="lark", text=text)
+    options: dict[str, Any] = {"logit_bias": {EOS_ID: 100.0}, "max_tokens": 120, "temperature": 1.5}
+
+    requests = [request(str(seed), [4, 5], grammar=grammar, seed=seed, **options) for seed in range(6)]
+
+    for result in run(engine_of(tokenizer_path), requests).values():
+        assert (result.finish_reason, result.error) == (FinishReason.STOP, None)
+        assert result.token_ids[-1] == (ord(ends_with) - 29 if ends_with else EOS_ID)
+
+
 def test_end_of_the_grammar_is_the_end_and_its_last_token_is_text(tokenizer_path: str) -> None:
     result = run(engine_of(tokenizer_path), [request("a", [4, 5], grammar=DATE, **SAMPLED)])["a"]
 
