@@ -14,6 +14,7 @@ from workers.protocol.specs import Grammar
 MAX_ERROR_CHARS: Final = 300
 _NUM_BYTES: Final = 256
 _DEAD_END: Final = "NoExtension"
+_TOO_WIDE: Final = re.compile(r"Current row has \d+ items")
 _OVERLAP: Final = "oneOf constraints are not supported"
 # Some grammars exceed the limits only behind the first byte.
 _NUM_STEPS: Final = 4
@@ -73,6 +74,8 @@ def _said(error: str) -> str:
         return "no text matches it"
     if error.startswith("panic"):
         return "the grammar library fails on it"
+    if _TOO_WIDE.search(error):
+        return "too much may follow at one place, such as more than 900 optional properties of an object"
     if error.startswith(_OVERLAP):
         return "a value may match two members of a 'oneOf'; write 'anyOf', or tell them apart by a constant"
     lines = [line.strip() for line in error.replace("<non-verbose/>", "").splitlines()]

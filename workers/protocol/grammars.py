@@ -16,9 +16,13 @@ from workers.protocol.specs import JSON_WHITESPACE, Grammar
 
 # Of llguidance's own fuel half for compiling, a quarter per step: with all of it `(a{1000}){1000}` took 0.4 s for
 # its first token, and every other stream of the worker with it. A tenth of the states, which each sequence keeps for
-# itself: 62,500 of them took 50 MB.
+# itself: 62,500 of them took 50 MB. Twice the items of a row: an object with 500 optional properties has 2,007.
 _LIMITS: Final = LLParserLimits(
-    initial_lexer_fuel=500_000, step_lexer_fuel=50_000, max_lexer_states=25_000, verbose_errors=False
+    initial_lexer_fuel=500_000,
+    step_lexer_fuel=50_000,
+    max_lexer_states=25_000,
+    max_items_in_row=4_000,
+    verbose_errors=False,
 )
 
 

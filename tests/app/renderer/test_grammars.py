@@ -66,6 +66,10 @@ REFUSED_SCHEMAS = [
 SPECIAL_TOKENS = ((0, "<s>"), (300, "<|end|>"))
 
 
+def optional_properties(number: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {f"property_{index}": {"type": "string"} for index in range(number)}}
+
+
 @pytest.mark.parametrize(("schema", "reason"), REFUSED_SCHEMAS)
 def test_schema_is_refused_with_its_place_and_rule(schema: Any, reason: str) -> None:
     with pytest.raises(GrammarRefused) as caught:
@@ -91,6 +95,7 @@ def test_schema_is_refused_with_its_place_and_rule(schema: Any, reason: str) -> 
         pytest.param({"$defs": {"a/b~%c": {"type": "null"}}, "$ref": "#/$defs/a~1b~0%25c"}, id="escaped-reference"),
         pytest.param({"oneOf": [{"type": "string"}, {"type": "integer"}]}, id="one-of-apart"),
         pytest.param({"type": "string", "format": "date-time"}, id="format"),
+        pytest.param(optional_properties(500), id="500-optional-properties"),
     ],
 )
 def test_schema_is_accepted(schema: Any) -> None:
@@ -102,6 +107,7 @@ def test_schema_is_accepted(schema: Any) -> None:
     [
         pytest.param("json_schema", "{", "not JSON", id="no-json"),
         pytest.param("json_schema", "[" * 30_000, "more than 32 levels", id="30000-brackets"),
+        pytest.param("json_schema", json.dumps(optional_properties(1200)), "too much may follow", id="1200-optional"),
         pytest.param("regex", "(", "unclosed group", id="regex"),
         pytest.param("regex", r"(a)\1", "backreferences", id="back-reference"),
         pytest.param("regex", "(" * 30_000 + ")" * 30_000, "(", id="30000-groups"),
