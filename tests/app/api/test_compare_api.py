@@ -56,6 +56,14 @@ async def served(settings: Settings) -> AsyncIterator[tuple[FastAPI, httpx.Async
         yield app, client
 
 
+@pytest.fixture
+async def compared(served: tuple[FastAPI, httpx.AsyncClient]) -> tuple[Server, httpx.AsyncClient, str, str]:
+    """A server, a client of it, and the ids of a base's cast and of an 8-bit variant near it."""
+    app, client = served
+    server: Server = app.state.server
+    return server, client, server.catalog.resolve(NAME).id, await add_variant(server, "int8", 900_000, 0.001)
+
+
 async def load(client: httpx.AsyncClient, model: str) -> str:
     answer = await client.post("/v1/load", json={"model": model, "wait": True})
     assert answer.status_code == 200, answer.text
@@ -70,12 +78,9 @@ async def post(client: httpx.AsyncClient, path: str, **body: Any) -> dict[str, A
 
 
 async def test_comparison_marks_the_pareto_set_and_says_what_is_missing(
-    served: tuple[FastAPI, httpx.AsyncClient],
+    compared: tuple[Server, httpx.AsyncClient, str, str],
 ) -> None:
-    app, client = served
-    server: Server = app.state.server
-    base = server.catalog.resolve(NAME).id
-    small = await add_variant(server, "int8", 900_000, 0.001)
+    server, client, base, small = compared
     worse = await add_variant(server, "bad", 950_000, 0.002)
     unmeasured = await add_variant(server, "new", 500_000, 0.5)
     for name, tokens_per_s in ((base, 50.0), (small, 90.0), (worse, 80.0)):
@@ -100,12 +105,9 @@ async def test_comparison_marks_the_pareto_set_and_says_what_is_missing(
 
 
 async def test_measurement_on_another_text_is_not_put_beside_the_others(
-    served: tuple[FastAPI, httpx.AsyncClient],
+    compared: tuple[Server, httpx.AsyncClient, str, str],
 ) -> None:
-    app, client = served
-    server: Server = app.state.server
-    base = server.catalog.resolve(NAME).id
-    small = await add_variant(server, "int8", 900_000, 0.001)
+    server, client, base, small = compared
     smaller = await add_variant(server, "int4", 500_000, 0.09)
     for name in (base, small, smaller):
         server.catalog.measured(name, quality("stories", perplexity=5.0, kl_mean=0.0015))
@@ -160,12 +162,9 @@ async def test_comparison_comes_in_the_form_asked_for(
 
 
 async def test_recommendation_ranks_rejects_and_names_what_is_unmeasured(
-    served: tuple[FastAPI, httpx.AsyncClient],
+    compared: tuple[Server, httpx.AsyncClient, str, str],
 ) -> None:
-    app, client = served
-    server: Server = app.state.server
-    base = server.catalog.resolve(NAME).id
-    small = await add_variant(server, "int8", 900_000, 0.001)
+    server, client, base, small = compared
     far = await add_variant(server, "nf4", 500_000, 0.3)
     for name, tokens_per_s in ((base, 50.0), (far, 90.0)):
         server.catalog.measured(name, speed(tokens_per_s, 1000))

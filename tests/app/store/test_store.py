@@ -166,13 +166,19 @@ async def test_later_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
         await Store(tmp_path).open()
 
 
-async def test_measurements_of_an_earlier_schema_keep_their_numbers_and_get_their_device(tmp_path: Path) -> None:
-    connection = sqlite3.connect(tmp_path / "slimserve.db")
-    for script in MIGRATIONS[:2]:
+def database_of_schema(folder: Path, version: int) -> sqlite3.Connection:
+    """The database as that version of the schema has it, with one variant."""
+    connection = sqlite3.connect(folder / "slimserve.db")
+    for script in MIGRATIONS[:version]:
         connection.executescript(script)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute(f"PRAGMA user_version = {version}")
     bases.insert(connection, BASE)
     variants.insert(connection, VARIANT)
+    return connection
+
+
+async def test_measurements_of_an_earlier_schema_keep_their_numbers_and_get_their_device(tmp_path: Path) -> None:
+    connection = database_of_schema(tmp_path, 2)
     for kind, values in (("verification", '{"kl_mean":0.5}'), ("measure", '{"device":"cuda:0","perplexity":2}')):
         connection.execute("INSERT INTO measurements VALUES (?, ?, ?, 7)", (VARIANT.id, kind, values))
     connection.commit()
@@ -213,12 +219,7 @@ async def test_oldest_measurements_make_room_for_new_ones(store: Store) -> None:
 
 
 async def test_measurements_of_the_schema_without_history_stay(tmp_path: Path) -> None:
-    connection = sqlite3.connect(tmp_path / "slimserve.db")
-    for script in MIGRATIONS[:4]:
-        connection.executescript(script)
-    connection.execute("PRAGMA user_version = 4")
-    bases.insert(connection, BASE)
-    variants.insert(connection, VARIANT)
+    connection = database_of_schema(tmp_path, 4)
     for device, created in (("cuda:0", 8), ("cpu", 7)):
         values = (VARIANT.id, "speed", device, '{"a":1}', '{"x":2}', created)
         connection.execute("INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?)", values)
