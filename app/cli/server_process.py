@@ -74,11 +74,7 @@ def start(run_dir: Path, *, host: str, port: int) -> ServerProcess:
     command += ["--data-dir", str(run_dir / "data"), "--auto-measure", "off"]
     with log_path.open("wb") as log:
         child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
     created_s = psutil.Process(child.pid).create_time()
     server = ServerProcess(pid=child.pid, created_s=created_s, url=f"http://{host}:{port}")

@@ -42,6 +42,11 @@ class Situation:
     is_cuda: bool
     quarantined: Sequence[Candidate] = ()
 
+    @property
+    def max_kl(self) -> float:
+        """The distance allowed; the default limit where none is asked for."""
+        return DEFAULT_MAX_KL if self.constraints.max_kl is None else self.constraints.max_kl
+
     def of_bits(self, bits: int, methods: frozenset[str] | None = None) -> list[Candidate]:
         """What has been made with so many bits by any method or by these, and be it in quarantine."""
         tried = (*self.made, *self.quarantined)
@@ -84,8 +89,7 @@ def _eight_bits(situation: Situation) -> Suggestion | None:
 
 
 def _four_bits(situation: Situation) -> Suggestion | None:
-    limit = situation.constraints.max_kl
-    limit = DEFAULT_MAX_KL if limit is None else limit
+    limit = situation.max_kl
     near = [one for one in situation.of_bits(8) if one.kl is not None and one.kl <= _ROOM_SHARE * limit]
     if not near or not limit or situation.of_bits(4):
         return None
@@ -121,7 +125,7 @@ def _smaller_groups(situation: Situation) -> Suggestion | None:
 
 def _between(situation: Situation) -> Suggestion | None:
     """Where 8 bits are near enough and 4 are not, the mixture of both that should just be."""
-    limit = DEFAULT_MAX_KL if situation.constraints.max_kl is None else situation.constraints.max_kl
+    limit = situation.max_kl
     known = {bits: [one for one in situation.made if one.bits == bits and one.kl is not None] for bits in (4, 8)}
     if _smaller_groups(situation) is not None:
         return None

@@ -156,14 +156,13 @@ def _keep_grammatical(scores: Tensor, sequences: Many[Sequence], eos_token_ids: 
     if not matchers:
         return
     is_allowed = allowed_tokens(list(matchers.values()), scores.shape[-1], scores.device)
+    goes_on = is_allowed.clone()
+    goes_on[:, list(eos_token_ids)] = False
+    # chosen on the device, which need not be waited for
+    is_allowed = torch.where(goes_on.any(-1, keepdim=True), goes_on, is_allowed)
     for place, (row, matcher) in enumerate(matchers.items()):
         if matcher.may_end:
             is_allowed[place, list(stop_ids(sequences[row].params, eos_token_ids))] = True
-        else:
-            goes_on = is_allowed[place].clone()
-            goes_on[list(eos_token_ids)] = False
-            # chosen on the device, which need not be waited for
-            is_allowed[place] = torch.where(goes_on.any(), goes_on, is_allowed[place])
     rows = list(matchers)
     scores[rows] = scores[rows].masked_fill(~is_allowed, -torch.inf)
 

@@ -35,9 +35,9 @@ class MarkerRules:
         return f" | {before}{found}" if found else ""
 
 
-def lazy(rule: str, pattern: str) -> list[str]:
+def lazy(rule: str, pattern: str) -> str:
     """A rule that ends where it has matched first, so that the text before it cannot go on."""
-    return [f"{rule}[lazy]: /{pattern}/"]
+    return f"{rule}[lazy]: /{pattern}/"
 
 
 def regex(text: str) -> str:

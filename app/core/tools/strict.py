@@ -76,7 +76,7 @@ class _Rules:
         if family.begin is not None:
             lines += [
                 f"opened: free {self._markers.marker(family.begin, 'opened_text')}",
-                *lazy("opened_text", f"(?s:.*){regex(family.begin)}"),
+                lazy("opened_text", f"(?s:.*){regex(family.begin)}"),
                 *self._marked(family.begin),
             ]
             forms = ["(opened marked)* free"] if several and family.end is not None else ["free", "opened marked"]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from app.core.structured import in_lark, json_schema_grammar
+from app.core.tools.markers import lazy, regex
 from app.core.tools.schema_types import DEFINITIONS, definition, types_of
 from app.core.tools.use import Tool
 from workers.protocol.specs import JSON_WHITESPACE
@@ -32,7 +33,7 @@ def tagged_call(tool: Tool, rule: str) -> list[str] | None:
         return [
             f"{rule}: {name} {rule}_any* {end}",
             f"{rule}_any: /\\s{{0,8}}<parameter={_KEY.pattern}>/ {rule}_text",
-            f"{rule}_text[lazy]: /(?s:.*){_END}/",
+            lazy(f"{rule}_text", f"(?s:.*){_END}"),
         ]
     schema = tool.forced_schema()
     try:
@@ -56,7 +57,7 @@ def _strict(schema: dict[str, Any], rule: str, name: str, end: str) -> list[str]
 
 
 def _parameter(rule: str, key: str, schema: Any, root: Mapping[str, Any]) -> list[str]:
-    tag = f"/\\s{{0,8}}{re.escape(f'<parameter={key}>').replace('/', chr(92) + '/')}/"
+    tag = f"/\\s{{0,8}}{regex(f'<parameter={key}>')}/"
     types = types_of(schema, root)
     if types and "string" not in types:
         value = {**schema, **{name: root[name] for name in DEFINITIONS & root.keys()}}
@@ -70,8 +71,8 @@ def _parameter(rule: str, key: str, schema: Any, root: Mapping[str, Any]) -> lis
     if texts is not None and (not texts or ("null" in texts) != ("null" in types)):
         raise _NotInTags
     if texts is None:
-        return [f"{rule}: {tag} {rule}_text", f"{rule}_text[lazy]: /(?s:.*){_END}/"]
-    choices = "|".join(re.escape(text).replace("/", r"\/") for text in texts)
+        return [f"{rule}: {tag} {rule}_text", lazy(f"{rule}_text", f"(?s:.*){_END}")]
+    choices = "|".join(map(regex, texts))
     return [f"{rule}: {tag} /\\n?({choices})\\n?{_END}/"]
 
 

@@ -37,7 +37,7 @@ def thinking_rules(markers: MarkerRules, thought: Thought, *, others: str = "", 
     lines = [
         f"thought: {markers.free(end)}",
         f"thought_end: thought {markers.marker(end, 'thought_end_text')}",
-        *lazy("thought_end_text", f"(?s:.*){regex(end)}"),
+        lazy("thought_end_text", f"(?s:.*){regex(end)}"),
         "thinking: thought_end BREAK answer" if must_answer else "thinking: thought | thought_end answer",
         *(["BREAK: /\\n{0,2}/"] if must_answer else []),
     ]
@@ -46,6 +46,6 @@ def thinking_rules(markers: MarkerRules, thought: Thought, *, others: str = "", 
     begins = markers.marker(begin, "thought_begin_text", before=f"/{blanks}/ " if blanks else "")
     return [
         f"start: answer | {others}({begins}) thinking",
-        *lazy("thought_begin_text", f"{blanks}{regex(begin)}"),
+        lazy("thought_begin_text", f"{blanks}{regex(begin)}"),
         *lines,
     ]
